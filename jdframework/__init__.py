@@ -1,0 +1,113 @@
+"""Jacobian descent and loss scalarization for PyTorch, every method a plugin.
+
+``import jdframework as jd`` loads neither torch nor any plugin; what is used is loaded when it is
+first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jdframework.descent import Descent
+    from jdframework.errors import (
+        BlockedNameError,
+        ConfigError,
+        JDError,
+        NameConflictError,
+        NonFiniteError,
+        PluginLoadError,
+        SolverError,
+        UnknownNameError,
+        UnsupportedModelError,
+    )
+    from jdframework.functional import backward, jac, jac_to_grad, mtl_backward
+    from jdframework.registry import (
+        Method,
+        aggregator,
+        available,
+        describe,
+        engine,
+        register,
+        scalarizer,
+        unregister,
+        weighting,
+    )
+    from jdframework.step import Step
+
+_HOMES: Final[dict[str, tuple[str, ...]]] = {
+    "jdframework.descent": ("Descent",),
+    "jdframework.errors": (
+        "BlockedNameError",
+        "ConfigError",
+        "JDError",
+        "NameConflictError",
+        "NonFiniteError",
+        "PluginLoadError",
+        "SolverError",
+        "UnknownNameError",
+        "UnsupportedModelError",
+    ),
+    "jdframework.functional": ("backward", "jac", "jac_to_grad", "mtl_backward"),
+    "jdframework.registry": (
+        "Method",
+        "aggregator",
+        "available",
+        "describe",
+        "engine",
+        "register",
+        "scalarizer",
+        "unregister",
+        "weighting",
+    ),
+    "jdframework.step": ("Step",),
+}
+_HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
+_SUBMODULES: Final = frozenset({"bases", "config", "errors", "hooks", "linalg", "protocols", "testing"})
+
+__all__ = [
+    "BlockedNameError",
+    "ConfigError",
+    "Descent",
+    "JDError",
+    "Method",
+    "NameConflictError",
+    "NonFiniteError",
+    "PluginLoadError",
+    "SolverError",
+    "Step",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "__version__",
+    "aggregator",
+    "available",
+    "backward",
+    "describe",
+    "engine",
+    "jac",
+    "jac_to_grad",
+    "mtl_backward",
+    "register",
+    "scalarizer",
+    "unregister",
+    "weighting",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _SUBMODULES:
+        return importlib.import_module(f"jdframework.{name}")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'jdframework' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

@@ -1,0 +1,78 @@
+"""Base of aggregators, and the one that makes an aggregator of any weighting."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework import linalg
+from jdframework.bases.method import BaseMethod, name_of
+from jdframework.bases.weighting import at_least_float32, check_jacobian
+from jdframework.names import Kind, Need
+from jdframework.protocols import Weighting
+
+
+class Aggregator(BaseMethod, ABC):
+    """Base of what maps the Jacobian to one direction and is no weighted sum of its rows.
+
+    ``forward`` receives ``J`` detached, and half precision as float32.
+    """
+
+    kind: ClassVar[Kind] = "aggregator"
+    needs: ClassVar[frozenset[Need]] = frozenset({"jacobian"})
+
+    def __call__(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+        """The direction.
+
+        :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
+        :raises ValueError: if it is not a matrix with at least one row.
+        """
+        check_jacobian(self, jacobian)
+        with torch.no_grad():
+            direction = super().__call__(jacobian.detach().to(at_least_float32(jacobian.dtype)))
+        if not isinstance(direction, Tensor) or direction.shape != jacobian.shape[1:]:
+            got = list(direction.shape) if isinstance(direction, Tensor) else type(direction)
+            raise TypeError(
+                f"the aggregator {name_of(type(self))!r} must return a tensor of shape "
+                f"[{jacobian.shape[1]}], but returned {got}"
+            )
+        return direction.to(device=jacobian.device, dtype=jacobian.dtype)
+
+    @abstractmethod
+    def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+        """The method's mathematics."""
+
+
+class WeightedSum(Aggregator):
+    """``Jᵀw``: the rows of the Jacobian, weighted by a weighting.
+
+    :param weighting: What gives ``w``.
+    """
+
+    def __init__(self, weighting: Weighting) -> None:
+        super().__init__()
+        self.weighting = weighting
+        self.config = weighting.config
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # an instance's name is its weighting's
+        """The weighting's name."""
+        return name_of(type(self.weighting))
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]  # likewise
+        """The weighting's needs."""
+        return self.weighting.needs
+
+    def extra_repr(self) -> str:
+        """Nothing: the weighting prints its own settings."""
+        return ""
+
+    def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+        """``Jᵀw``."""
+        statistic: Any = jacobian if "jacobian" in self.needs else linalg.gramian([jacobian])
+        return self.weighting(statistic) @ jacobian

@@ -1,0 +1,38 @@
+"""What is wrong with a class that claims to be a method of some kind."""
+
+from __future__ import annotations
+
+from jdframework.bases.aggregator import Aggregator
+from jdframework.bases.engine import Engine
+from jdframework.bases.scalarizer import Scalarizer
+from jdframework.bases.weighting import Weighting
+from jdframework.config import Config, Paper
+from jdframework.names import NEEDS, Kind
+
+_BASES: dict[Kind, type] = {
+    "weighting": Weighting,
+    "aggregator": Aggregator,
+    "scalarizer": Scalarizer,
+    "engine": Engine,
+}
+
+
+def mistakes(cls: object, kind: Kind) -> list[str]:
+    """One sentence for each thing that keeps ``cls`` from being a usable ``kind``; empty if none."""
+    base = _BASES[kind]
+    if not isinstance(cls, type):
+        return [f"it is {type(cls).__name__} {cls!r}, not a class"]
+    if not issubclass(cls, base):
+        return [f"{cls.__name__} does not derive from jdframework.bases.{base.__name__}"]
+    found = []
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        found.append(f"{cls.__name__} does not define {', '.join(missing)}")
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, Config)):
+        found.append(f"{cls.__name__}.Config is no subclass of jdframework.config.Config")
+    if cls.paper is not None and not isinstance(cls.paper, Paper):
+        found.append(f"{cls.__name__}.paper is no jdframework.config.Paper")
+    unknown = sorted(set(cls.needs) - NEEDS)
+    if unknown:
+        found.append(f"{cls.__name__}.needs has {', '.join(unknown)}; known are {', '.join(sorted(NEEDS))}")
+    return found

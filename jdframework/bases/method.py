@@ -1,0 +1,150 @@
+"""What weightings, aggregators and scalarizers share: a name, validated settings, all state saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from jdframework.config import Config, Paper, validated
+from jdframework.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jdframework.names import Kind, Need
+
+
+class BaseMethod(nn.Module):
+    """Base of every method: settings as keywords, validated by the class's ``Config``.
+
+    A subclass sets ``Config`` (and annotates ``config`` with it for type checkers) and ``paper``.
+    Constant tensors go into non-persistent buffers, state into persistent ones, so that
+    ``state_dict()`` holds all of the state and nothing else.
+    """
+
+    kind: ClassVar[Kind]
+    name: ClassVar[str]
+    Config: ClassVar[type[Config]] = Config
+    paper: ClassVar[Paper | None] = None
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    trainable: ClassVar[bool] = False
+
+    config: Any
+    """The frozen settings, an instance of ``Config``."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = validated(self.Config, name_of(type(self)), config)
+
+    def extra_repr(self) -> str:
+        """The settings that differ from their defaults."""
+        given = self.config.model_dump(exclude_defaults=True)
+        return ", ".join(f"{field}={value!r}" for field, value in given.items())
+
+    def register_constant(self, name: str, values: Sequence[float] | None) -> None:
+        """Keeps a setting as a float64 buffer that follows ``.to(device)`` but is not state.
+
+        :param name: The buffer's name.
+        :param values: The setting; the buffer is None where it is None.
+        """
+        constant = None if values is None else torch.tensor(values, dtype=torch.float64)
+        self.register_buffer(name, constant, persistent=False)
+
+
+def name_of(cls: type) -> str:
+    """The canonical name of a method's class; before it is resolved, one made from the class's."""
+    name = getattr(cls, "name", None)
+    if isinstance(name, str):
+        return name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+
+def check_length(method: BaseMethod, field: str, values: Tensor, m: int) -> None:
+    """Refuses a setting whose length is not the number of objectives.
+
+    :raises ConfigError: naming the method, the field and both numbers.
+    """
+    if values.shape != (m,):
+        raise ConfigError(
+            f"{name_of(type(method))}: {field} has {values.numel()} values, "
+            f"but there are {m} objectives"
+        )
+
+
+class SeededConfig(Config):
+    """Settings of a method that draws random numbers."""
+
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed of the method's own generator; None draws from torch's global one.",
+    )
+
+
+class Randomised(BaseMethod):
+    """Mix-in of a method that draws random numbers: reproducible under ``seed``, resumable.
+
+    With a seed, the generator's state is part of ``state_dict()``; with ``seed=None`` the method
+    draws from torch's global generator and has no state of its own.
+    """
+
+    Config = SeededConfig
+    config: SeededConfig
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._generator = self._fresh_generator()
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Where to draw from, on the CPU; None means torch's global generator."""
+        return self._generator
+
+    def reset(self) -> None:
+        """Starts the sequence of random numbers anew."""
+        self._generator = self._fresh_generator()
+
+    def normal(self, *shape: int, like: Tensor) -> Float[Tensor, "..."]:
+        """Standard normal numbers, drawn on the CPU so that every device gives the same ones."""
+        drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
+        return drawn.to(device=like.device, dtype=like.dtype)
+
+    def get_extra_state(self) -> Tensor:
+        """The generator's state, for ``state_dict()``; empty without a seed."""
+        if self._generator is None:
+            return torch.empty(0, dtype=torch.uint8)
+        return self._generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Puts it back.
+
+        :raises ConfigError: if one of the two was made with a seed and the other without.
+        """
+        if (self._generator is None) != (state.numel() == 0):
+            raise ConfigError(
+                f"{name_of(type(self))}: the state was saved {'with' if state.numel() else 'without'}"
+                f" a seed, but this instance has seed={self.config.seed}"
+            )
+        if self._generator is not None:
+            self._generator.set_state(state.cpu())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_generator"] = self.get_extra_state()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator_state = state.pop("_generator")
+        super().__setstate__(state)
+        self._generator = self._fresh_generator()
+        self.set_extra_state(generator_state)
+
+    def _fresh_generator(self) -> torch.Generator | None:
+        if self.config.seed is None:
+            return None
+        return torch.Generator().manual_seed(self.config.seed)

@@ -1,0 +1,109 @@
+"""Bases of weightings: a statistic of the Jacobian in, one weight per objective out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework.bases.method import BaseMethod, name_of
+from jdframework.names import Kind, Need
+
+
+class Weighting(BaseMethod, ABC):
+    """Base of what maps a statistic of the Jacobian to weights.
+
+    Subclass :class:`GramianWeighting` or :class:`JacobianWeighting`.
+    """
+
+    kind: ClassVar[Kind] = "weighting"
+
+    def _weights(self, statistic: Tensor, working: torch.dtype, extra: dict[str, Tensor]) -> Tensor:
+        """Runs ``forward`` without gradients in ``working`` precision; the caller's dtype returns."""
+        with torch.no_grad():
+            given = statistic.detach().to(working)
+            weights = super().__call__(given, **extra)
+        m = statistic.shape[0]
+        if not isinstance(weights, Tensor) or weights.shape != (m,):
+            got = list(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+            raise TypeError(
+                f"the weighting {name_of(type(self))!r} must return a tensor of shape [{m}], "
+                f"but returned {got}"
+            )
+        return weights.to(device=statistic.device, dtype=statistic.dtype)
+
+
+class GramianWeighting(Weighting):
+    """Base of a weighting that needs the Gramian ``G = J Jᵀ``, and no more.
+
+    ``forward`` receives ``G`` in float64 (float32 on devices without it), detached, and may return
+    weights on any device; the caller gets them in the Gramian's dtype, on its device.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"gramian"})
+
+    def __call__(self, gramian: Float[Tensor, "m m"], /, **extra: Tensor) -> Float[Tensor, " m"]:
+        """The weights.
+
+        :param gramian: Symmetric and positive semi-definite, ``[m, m]``, any floating dtype.
+        :param extra: What else the method needs, by name: ``losses`` ``[m]``.
+        :raises ValueError: if it is not a square matrix with at least one row.
+        """
+        if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not len(gramian):
+            raise ValueError(
+                f"{name_of(type(self))} needs a Gramian of shape [m, m] with m >= 1, "
+                f"not {list(gramian.shape)}"
+            )
+        return self._weights(gramian, working_dtype(gramian.device), extra)
+
+    @abstractmethod
+    def forward(self, gramian: Float[Tensor, "m m"], /, **extra: Any) -> Float[Tensor, " m"]:
+        """The method's mathematics."""
+
+
+class JacobianWeighting(Weighting):
+    """Base of a weighting that needs the rows of the Jacobian themselves.
+
+    ``forward`` receives ``J`` detached, and half precision as float32.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"jacobian"})
+
+    def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " m"]:
+        """The weights.
+
+        :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
+        :param extra: What else the method needs, by name.
+        :raises ValueError: if it is not a matrix with at least one row.
+        """
+        check_jacobian(self, jacobian)
+        return self._weights(jacobian, at_least_float32(jacobian.dtype), extra)
+
+    @abstractmethod
+    def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Any) -> Float[Tensor, " m"]:
+        """The method's mathematics."""
+
+
+def check_jacobian(method: BaseMethod, jacobian: Tensor) -> None:
+    """Refuses what is no matrix with at least one row.
+
+    :raises ValueError: naming the method and the shape.
+    """
+    if jacobian.ndim != 2 or not len(jacobian):
+        raise ValueError(
+            f"{name_of(type(method))} needs a Jacobian of shape [m, n] with m >= 1, "
+            f"not {list(jacobian.shape)}"
+        )
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """In what small problems are solved on ``device``: float64 where it exists."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, with half precision widened to float32."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,82 @@
+"""How a method is configured, and how it cites its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from jdframework.errors import ConfigError
+from jdframework.names import nearest
+
+
+class Config(BaseModel):
+    """Base of every method's settings: typed, bounded, frozen, nothing unknown accepted.
+
+    Every field carries a description; ``jd show`` and the documentation print it.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Paper(BaseModel):
+    """Where a method was published."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str
+
+
+def _as_floats(value: object) -> object:
+    """A tensor (or an array) as nested lists; anything else as it is."""
+    to_list = getattr(value, "tolist", None)
+    return to_list() if callable(to_list) else value
+
+
+Vector: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_as_floats)]
+"""A field that takes a list of floats or a one-dimensional tensor, and keeps a tuple of floats."""
+
+Spec: TypeAlias = str | dict[str, Any]
+"""A field that names another method: a name, or a mapping ``{"name": …, **config}``."""
+
+
+def validated(config_class: type[Config], name: str, settings: Mapping[str, object]) -> Config:
+    """``config_class(**settings)``, with one sentence per mistake.
+
+    :param name: The method that is being configured, for the message.
+    :raises ConfigError: naming the method, the field, what was given and what is allowed.
+    """
+    try:
+        return config_class(**settings)
+    except ValidationError as error:
+        sentences = [_sentence(config_class, name, detail) for detail in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(sentences))) from None
+
+
+def _sentence(config_class: type[Config], name: str, detail: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in detail["loc"]) or "the settings"
+    if detail["type"] == "extra_forbidden":
+        return f"{name} has no setting {field!r}: {_allowed_fields(config_class, field)}"
+    if detail["type"] == "missing":
+        return f"{name} needs the setting {field!r} ({_description(config_class, field)})"
+    given = f"{field} = {detail['input']!r} was given"
+    return f"{name}: {given}, but {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _allowed_fields(config_class: type[Config], field: str) -> str:
+    allowed = list(config_class.model_fields)
+    if not allowed:
+        return "it takes none"
+    close = nearest(field, allowed, most=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}It takes {', '.join(allowed)}"
+
+
+def _description(config_class: type[Config], field: str) -> str:
+    known = config_class.model_fields.get(field)
+    return (known.description if known is not None else None) or "required"

@@ -1,0 +1,116 @@
+"""Hook specifications: what an observer of training, resolution and the command line may add.
+
+An observer is a pluggy plugin with plain ``@hookimpl`` functions. It is offered by an installed
+distribution through the entry-point group ``jdframework.hooks``, or registered in the program by
+:func:`register`. Where there is none, a call costs one look at a flag; one that fails is reported
+once in a warning, and training goes on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import pluggy
+
+from jdframework import discovery
+
+if TYPE_CHECKING:
+    import typer
+
+    from jdframework.step import Step
+
+hookspec: Final = pluggy.HookspecMarker("jdframework")
+hookimpl: Final = pluggy.HookimplMarker("jdframework")
+
+
+class HookSpecs:
+    """The hooks that an observer may implement."""
+
+    @hookspec
+    def jd_step(self, step: Step) -> None:
+        """Called after each ``Descent.backward`` with what it did."""
+
+    @hookspec
+    def jd_resolved(self, method: object) -> None:
+        """Called with each method or engine that was made from a spec."""
+
+    @hookspec
+    def jd_fallback(self, name: str, reason: str) -> None:
+        """Called when an engine or a solver (``name``) goes on in a slower way, and why."""
+
+    @hookspec
+    def jd_cli(self, app: typer.Typer) -> None:
+        """Called once when the command line starts; may add sub-commands to ``app``."""
+
+
+class _Observers:
+    """The observers of this process; entry points are read on the first call."""
+
+    def __init__(self) -> None:
+        self._plugins: pluggy.PluginManager | None = None
+        self._none = False
+        self._reported: set[str] = set()
+
+    def _manager(self) -> pluggy.PluginManager:
+        if self._plugins is None:
+            self._plugins = pluggy.PluginManager("jdframework")
+            self._plugins.add_hookspecs(HookSpecs)
+            self._load_entry_points(self._plugins)
+        return self._plugins
+
+    def _load_entry_points(self, plugins: pluggy.PluginManager) -> None:
+        for entry_point in discovery.hook_entry_points():
+            try:
+                plugins.register(entry_point.load(), name=entry_point.name)
+            except Exception as error:  # a broken observer must not stop the program
+                self._report(entry_point.name, f"cannot be loaded: {error!r}")
+
+    def _report(self, name: str, what: str) -> None:
+        if name not in self._reported:
+            self._reported.add(name)
+            warnings.warn(f"the hook plugin {name!r} {what}; going on without it", stacklevel=4)
+
+    def register(self, observer: object, name: str | None = None) -> None:
+        self._manager().register(observer, name=name)
+        self._none = False
+
+    def unregister(self, observer: object) -> None:
+        self._manager().unregister(observer)
+        self._none = not self._manager().get_plugins()
+
+    def call(self, hook: str, **arguments: Any) -> None:
+        if self._none:
+            return
+        manager = self._manager()
+        if not manager.get_plugins():
+            self._none = True
+            return
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:  # an observer must never stop a training run
+                self._report(implementation.plugin_name, f"failed in {hook}: {error!r}")
+
+
+_observers: Final = _Observers()
+
+
+def register(observer: object, name: str | None = None) -> None:
+    """Adds an observer for the rest of this process.
+
+    :param observer: A module or an object with ``@hookimpl`` functions.
+    :param name: What warnings call it; pluggy makes one up when None.
+    :raises ValueError: if it is registered already.
+    """
+    _observers.register(observer, name)
+
+
+def unregister(observer: object) -> None:
+    """Removes an observer that :func:`register` added."""
+    _observers.unregister(observer)
+
+
+def call(hook: str, **arguments: Any) -> None:
+    """Calls every observer's implementation of ``hook``, each on its own."""
+    _observers.call(hook, **arguments)

@@ -1,0 +1,29 @@
+"""What several methods share: Gramians, and exact solvers for the small problems built on them."""
+
+from jdframework.linalg.dual_cone import project_on_dual_cone
+from jdframework.linalg.gramian import (
+    Normalised,
+    cosines,
+    cross_gramian,
+    generalized,
+    gramian,
+    normalised,
+    weighted_sum,
+)
+from jdframework.linalg.min_norm import min_norm_weights
+from jdframework.linalg.nonnegative import nonnegative_qp
+from jdframework.linalg.spectral import pseudo_solve
+
+__all__ = [
+    "Normalised",
+    "cosines",
+    "cross_gramian",
+    "generalized",
+    "gramian",
+    "min_norm_weights",
+    "nonnegative_qp",
+    "normalised",
+    "project_on_dual_cone",
+    "pseudo_solve",
+    "weighted_sum",
+]

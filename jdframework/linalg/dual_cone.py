@@ -1,0 +1,66 @@
+"""Projection onto the dual cone of the rows of the Jacobian."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework.linalg.host import on_host
+from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.nonnegative import Array, nonnegative_qp
+
+
+def project_on_dual_cone(
+    gramian: Float[Tensor, "m m"], vectors: Float[Tensor, "k m"], solver: str = "exact"
+) -> Float[Tensor, "k m"]:
+    """For each ``u``, the ``v`` whose ``Jᵀv`` is the projection of ``Jᵀu`` on the dual cone of J.
+
+    The dual cone holds the directions whose inner product with no row of ``J`` is negative. By
+    Proposition 1 of Quinton & Rey (2024, arXiv 2406.16232), ``v = argmin vᵀGv`` over ``v >= u``.
+    It is solved on the row-normalised Gramian, so that rows of any scale count alike.
+
+    :param gramian: ``G = J Jᵀ`` ``[m, m]``.
+    :param vectors: One ``u`` a row, ``[k, m]``.
+    :param solver: ``"exact"``, or the name of a solver that qpsolvers finds installed.
+    :return: One ``v`` a row, in the dtype and on the device of ``gramian``; NaN where the Gramian
+        or ``u`` is not finite.
+    :raises SolverError: if the problem cannot be solved to 1e-9, or the named solver fails.
+    :raises ConfigError: if the named solver is not installed.
+
+    >>> import torch
+    >>> conflict = torch.tensor([[1.0, -1.0], [-1.0, 4.0]])
+    >>> project_on_dual_cone(conflict, torch.eye(2))
+    tensor([[1.0000, 0.2500],
+            [1.0000, 1.0000]])
+    """
+    project = _project if solver == "exact" else partial(_project_with, solver)
+    return on_host(project, gramian, vectors, shape=tuple(vectors.shape))
+
+
+def _project(gramian: Array, vectors: Array) -> Array:
+    return vectors + nonnegative_qp(gramian, gramian @ vectors.T).T
+
+
+def _project_with(solver: str, gramian: Array, vectors: Array) -> Array:
+    return vectors + foreign_nonnegative_qp(solver, gramian, gramian @ vectors.T).T
+
+
+def cone_residual(gramian: Array, vectors: Array, solutions: Array) -> float:
+    """The KKT residual of projections, relative to the rows' norms and to each ``Jᵀu``.
+
+    :param gramian: ``[m, m]``.
+    :param vectors: ``u`` ``[k, m]``.
+    :param solutions: ``v`` ``[k, m]``.
+    :return: The largest of: an inner product below zero, a multiplier where ``v > u``, ``v < u``.
+    """
+    norms = np.sqrt(np.diagonal(gramian))
+    lengths = np.sqrt(np.maximum(np.einsum("ki,ij,kj->k", vectors, gramian, vectors), 0.0))
+    scale = np.where(norms > 0, norms, 1.0) * np.where(lengths > 0, lengths, 1.0)[:, None]
+    slopes = (solutions @ gramian) / scale
+    gap = (solutions - vectors) * norms / np.where(lengths > 0, lengths, 1.0)[:, None]
+    unmet = np.maximum(-slopes, 0.0).max(initial=0.0)
+    loose = np.abs(np.minimum(np.maximum(gap, 0.0), np.abs(slopes))).max(initial=0.0)
+    return float(max(unmet, loose, np.maximum(-gap, 0.0).max(initial=0.0)))

@@ -1,0 +1,55 @@
+"""The same problem, given to any solver that qpsolvers finds installed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from jdframework.errors import ConfigError, SolverError
+from jdframework.linalg.nonnegative import Array, row_normalised
+
+
+def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
+    """:func:`~jdframework.linalg.nonnegative_qp` by a solver of another library.
+
+    The problem is row-normalised first; 1e-10 on the diagonal makes it definite for solvers that
+    ask for that.
+
+    :param solver: Its name in qpsolvers.
+    :param matrix: ``[m, m]``.
+    :param linear: ``[m, k]``.
+    :raises ConfigError: if qpsolvers or the solver is not installed.
+    :raises SolverError: if the solver finds no solution.
+    """
+    solve_qp = _solve_qp(solver)
+    unit, scaled, undo = row_normalised(matrix, linear)
+    regular = unit + 1e-10 * np.eye(len(unit))
+    columns = []
+    for column in scaled.T:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # solvers comment on sparsity and on missing bounds
+            found = solve_qp(regular, column.copy(), lb=np.zeros(len(unit)), solver=solver)
+        if found is None:
+            raise SolverError(
+                f"the solver {solver!r} found no solution (m = {len(unit)}, condition number "
+                f"{np.linalg.cond(regular):.1e}): try solver='exact'"
+            )
+        columns.append(np.maximum(found, 0.0))
+    return np.asarray(np.stack(columns, axis=1) * undo)
+
+
+def _solve_qp(solver: str) -> Any:
+    try:
+        import qpsolvers
+    except ImportError:
+        raise ConfigError(
+            f"solver={solver!r} needs qpsolvers: pip install 'jdframework[solvers]'"
+        ) from None
+    if solver not in qpsolvers.available_solvers:
+        installed = ", ".join(sorted(qpsolvers.available_solvers)) or "none"
+        raise ConfigError(
+            f"solver={solver!r} is not installed; qpsolvers finds {installed}, and 'exact' is ours"
+        )
+    return qpsolvers.solve_qp

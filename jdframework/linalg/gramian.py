@@ -1,0 +1,127 @@
+"""Gramians of Jacobians that come in blocks, and what is read off them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def gramian(jacobians: Sequence[Float[Tensor, "m *shape"]]) -> Float[Tensor, "m m"]:
+    """``J Jᵀ`` of a Jacobian given as one block per parameter, without joining the blocks.
+
+    Half precision is accumulated in float32, so that it neither overflows nor loses digits.
+
+    :param jacobians: At least one block, each ``[m, *shape]``.
+    :return: ``[m, m]``, symmetric, float32 or float64.
+    :raises ValueError: if there is no block, or the blocks differ in ``m``.
+
+    >>> gramian([torch.tensor([[1.0, 0.0], [1.0, 2.0]])])
+    tensor([[1., 1.],
+            [1., 5.]])
+    """
+    return cross_gramian(jacobians, jacobians)
+
+
+def cross_gramian(
+    first: Sequence[Float[Tensor, "m *shape"]], second: Sequence[Float[Tensor, "m *shape"]]
+) -> Float[Tensor, "m m"]:
+    """``J₁ J₂ᵀ`` of two Jacobians given as blocks, each pair of blocks of one parameter.
+
+    :param first: At least one block, each ``[m, *shape]``.
+    :param second: As many blocks of the same shapes.
+    :return: ``[m, m]``, float32 or float64.
+    :raises ValueError: if there is no block, or the blocks do not match.
+    """
+    if not first:
+        raise ValueError("a Gramian needs at least one block of the Jacobian")
+    rows = {len(block) for block in (*first, *second)}
+    if len(rows) > 1:
+        raise ValueError(f"the blocks of one Jacobian differ in their rows: {sorted(rows)}")
+    m = len(first[0])
+    total: Tensor | None = None
+    for a, b in zip(first, second, strict=True):
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        product = a.reshape(m, -1).to(dtype) @ b.reshape(m, -1).to(dtype).T
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def weighted_sum(
+    jacobians: Sequence[Float[Tensor, "m *shape"]], weights: Float[Tensor, " m"]
+) -> tuple[Float[Tensor, "*shape"], ...]:
+    """``Jᵀw``, block by block, in each block's dtype.
+
+    :param jacobians: Blocks ``[m, *shape]``.
+    :param weights: ``[m]``.
+
+    >>> weighted_sum([torch.tensor([[1.0, 0.0], [1.0, 2.0]])], torch.tensor([1.0, 0.5]))
+    (tensor([1.5000, 1.0000]),)
+    """
+    return tuple(_weighted_rows(block, weights) for block in jacobians)
+
+
+def _weighted_rows(block: Tensor, weights: Tensor) -> Tensor:
+    dtype = torch.promote_types(block.dtype, torch.float32)
+    summed = weights.to(device=block.device, dtype=dtype) @ block.reshape(len(block), -1).to(dtype)
+    return summed.to(block.dtype).reshape(block.shape[1:])
+
+
+class Normalised(NamedTuple):
+    """A Gramian as cosines and norms: ``G = N C N`` with ``N = diag(norms)``."""
+
+    cosines: Float[Tensor, "m m"]
+    """Unit diagonal where the row's norm is positive, a zero row and column where it is zero."""
+    norms: Float[Tensor, " m"]
+    """The rows' norms."""
+
+
+def normalised(gramian: Float[Tensor, "m m"]) -> Normalised:
+    """Splits a Gramian into the rows' norms and the Gramian of the unit rows.
+
+    Solving on the latter makes a method blind to the scale of each objective, down to rows whose
+    norms differ by the whole range of the dtype.
+
+    :param gramian: Symmetric and positive semi-definite, ``[m, m]``.
+    """
+    norms = gramian.diagonal().clamp(min=0.0).sqrt()
+    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
+    unit = gramian * inverse * inverse.unsqueeze(1)
+    unit = (0.5 * (unit + unit.T)).clamp(-1.0, 1.0)
+    unit.diagonal().copy_((norms > 0).to(unit.dtype))
+    return Normalised(unit, norms)
+
+
+def cosines(gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+    """The cosine between each two rows of the Jacobian; 0 where a row is zero.
+
+    >>> cosines(torch.tensor([[4.0, -2.0], [-2.0, 4.0]]))
+    tensor([[ 1.0000, -0.5000],
+            [-0.5000,  1.0000]])
+    """
+    return normalised(gramian).cosines
+
+
+def generalized(
+    gramian: Float[Tensor, "m m"], shape: Sequence[int]
+) -> Float[Tensor, "*shape_and_reversed"]:
+    """The Gramian of losses of ``shape``, indexed by theirs: ``[m1, m2] -> [m1, m2, m2, m1]``.
+
+    Entry ``[i, j, k, l]`` is the inner product of the gradients of ``losses[i, j]`` and
+    ``losses[l, k]``.
+
+    :param gramian: ``[m, m]``, rows in the order of ``losses.flatten()``.
+    :param shape: The losses' shape, whose product is ``m``.
+    :raises ValueError: if it is not.
+    """
+    shape = tuple(shape)
+    if math.prod(shape) != len(gramian):
+        raise ValueError(f"losses of shape {list(shape)} do not have {len(gramian)} entries")
+    order = len(shape)
+    axes = [*range(order), *reversed(range(order, 2 * order))]
+    return gramian.reshape(*shape, *shape).permute(axes)

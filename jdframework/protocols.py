@@ -1,0 +1,136 @@
+"""What a plugin must be, structurally. The base classes in :mod:`jdframework.bases` fulfil it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from jdframework.config import Config, Paper
+    from jdframework.names import Need
+
+
+class Configured(Protocol):
+    """What methods and engines share: a name, validated settings, needs."""
+
+    Config: ClassVar[type[Config]]
+    paper: ClassVar[Paper | None]
+    needs: frozenset[Need]
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+
+    @property
+    def config(self) -> Any:
+        """The frozen settings."""
+
+
+class Method(Configured, Protocol):
+    """A weighting, an aggregator or a scalarizer: a ``torch.nn.Module`` with settings."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The trainable parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of the method's state."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """Puts a state back."""
+
+    def to(self, device: Any) -> Any:
+        """Moves the method's tensors."""
+
+
+class Weighting(Method, Protocol):
+    """Maps a statistic of the Jacobian, nearly always the Gramian, to weights."""
+
+    def __call__(self, statistic: Tensor, /, **extra: Tensor) -> Float[Tensor, " m"]:
+        """``statistic`` is ``[m, m]`` for a Gramian and ``[m, n]`` for a Jacobian."""
+
+
+class Aggregator(Method, Protocol):
+    """Maps the Jacobian to one direction."""
+
+    def __call__(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+        """The direction, one value per column."""
+
+
+class Scalarizer(Method, Protocol):
+    """Maps the values of the losses to one scalar that can be differentiated."""
+
+    def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
+        """The scalar."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A method that remembers earlier steps."""
+
+    def reset(self) -> None:
+        """Forgets them."""
+
+
+@runtime_checkable
+class ActsAfterUpdate(Protocol):
+    """A method that wants the losses again, after the optimizer's step (FAMO)."""
+
+    def after_update(self, losses: Float[Tensor, " m"], /) -> None:
+        """``losses`` are those of the same batch under the new parameters."""
+
+
+@runtime_checkable
+class HasEpochs(Protocol):
+    """A method that is told when an epoch ends (DWA)."""
+
+    def end_epoch(self) -> None:
+        """The epoch is over."""
+
+
+class Engine(Configured, Protocol):
+    """Differentiates several objectives, and puts the update into ``.grad``."""
+
+    capabilities: frozenset[str]
+
+    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
+        """The Gramian of the losses with respect to the engine's parameters."""
+
+    def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
+        """One ``[m, *parameter.shape]`` per parameter, if the engine can."""
+
+    def backward(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+    ) -> Float[Tensor, " m"] | None:
+        """Fills ``.grad`` as ``losses.backward(weights)`` would, and returns the weights."""
+
+    def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
+        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a random ``u``."""
+
+    def close(self) -> None:
+        """Leaves the model as it was before."""
+
+
+class Differentiator(Protocol):
+    """An engine that can give rows of the Jacobian of anything, without a model of its own."""
+
+    def differentiate(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        *,
+        jac_outputs: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        parallel_chunk_size: int | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """One ``[m, *input.shape]`` per input, None for an input that no output depends on."""
+

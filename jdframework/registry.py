@@ -1,0 +1,380 @@
+"""Names to classes, specs to instances, classes to descriptions.
+
+Resolving a name imports that one plugin; listing imports none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from jdframework import directory, discovery
+from jdframework.discovery import Offer
+from jdframework.errors import (
+    BlockedNameError,
+    ConfigError,
+    NameConflictError,
+    PluginLoadError,
+    UnknownNameError,
+)
+from jdframework.names import KINDS, Kind, Need, check_kind, is_canonical, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from jdframework.config import Paper
+    from jdframework.protocols import Aggregator, Engine, Scalarizer, Weighting
+
+Spec: TypeAlias = "str | Mapping[str, Any] | object"
+"""A name, a mapping ``{"name": …, **config}``, or a ready instance."""
+
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is known of one method or engine."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    aliases: tuple[str, ...]
+    summary: str
+    paper: Paper | None
+    needs: frozenset[Need]
+    stateful: bool
+    trainable: bool
+    config_schema: Mapping[str, Any]
+    distribution: str | None
+    version: str | None
+
+
+def available(kind: Kind | None = None) -> list[str]:
+    """The sorted canonical names that can be resolved; imports no plugin and not torch.
+
+    :param kind: Only names of this kind; of every kind when None.
+    :raises ValueError: if there is no such kind.
+
+    >>> "upgrad" in available("weighting")
+    True
+    """
+    return discovery.catalogue().names(None if kind is None else check_kind(kind))
+
+
+def describe(name: str, kind: Kind | None = None) -> Method:
+    """What is known of ``name``; imports its plugin.
+
+    :param kind: Which of the kinds that share the name; the first that has it when None.
+    :raises UnknownNameError: if no installed plugin offers it.
+
+    >>> describe("UPGrad").needs
+    frozenset({'gramian'})
+    """
+    kinds = _kinds_of(name)
+    wanted = _description_kind(name, kind, kinds)
+    cls = resolve(wanted, name)
+    offer = _offer(wanted, name)
+    return Method(
+        name=offer.name,
+        kinds=kinds,
+        aliases=discovery.catalogue().aliases(offer),
+        summary=_summary(cls),
+        paper=cls.paper,
+        needs=frozenset(cls.needs),
+        stateful=callable(getattr(cls, "reset", None)),
+        trainable=bool(cls.trainable),
+        config_schema=cls.Config.model_json_schema(),
+        distribution=offer.distribution,
+        version=offer.version,
+    )
+
+
+def weighting(spec: Spec, /, **config: Any) -> Weighting:
+    """The weighting that ``spec`` names: ``weights = weighting(gramian)``.
+
+    :param spec: A name, a mapping ``{"name": …, **config}``, or an instance, handed back as it is.
+    :param config: Settings of the method.
+    :raises UnknownNameError: if no installed plugin offers the name.
+    :raises ConfigError: if the method does not take these settings.
+
+    >>> import torch
+    >>> weighting("mean")(torch.eye(4))
+    tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+    return cast("Weighting", _from_spec("weighting", spec, config))
+
+
+def aggregator(spec: Spec, /, **config: Any) -> Aggregator:
+    """The aggregator that ``spec`` names: ``direction = aggregator(jacobian)``.
+
+    Where no aggregator has the name, the weighting of that name becomes ``Jᵀw``.
+
+    :param spec: A name, a mapping, or an instance of an aggregator or a weighting.
+    :param config: Settings of the method.
+    :raises UnknownNameError: if no installed plugin offers the name.
+    :raises ConfigError: if the method does not take these settings.
+
+    >>> import torch
+    >>> aggregator("sum")(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([4., 6.])
+    """
+    name, settings = _split(spec, config)
+    if name is not None and not _is_offered("aggregator", name) and _is_offered("weighting", name):
+        return _weighted_sum(weighting(name, **settings))
+    if name is None and _kind_of_instance(spec) == "weighting":
+        return _weighted_sum(weighting(spec, **settings))
+    return cast("Aggregator", _from_spec("aggregator", spec, config))
+
+
+def scalarizer(spec: Spec, /, **config: Any) -> Scalarizer:
+    """The scalarizer that ``spec`` names: ``loss = scalarizer(losses)``.
+
+    :param spec: A name, a mapping ``{"name": …, **config}``, or an instance, handed back as it is.
+    :param config: Settings of the method.
+    :raises UnknownNameError: if no installed plugin offers the name.
+    :raises ConfigError: if the method does not take these settings.
+
+    >>> import torch
+    >>> scalarizer("mean")(torch.tensor([1.0, 3.0]))
+    tensor(2.)
+    """
+    return cast("Scalarizer", _from_spec("scalarizer", spec, config))
+
+
+def engine(spec: Spec, /, *modules: nn.Module, **config: Any) -> Engine:
+    """The engine that ``spec`` names, made for ``modules``.
+
+    :param spec: A name, a mapping ``{"name": …, **config}``, or an instance, handed back as it is.
+    :param modules: The modules whose parameters the objectives share.
+    :param config: Settings of the engine.
+    :raises UnknownNameError: if no installed plugin offers the name.
+    :raises ConfigError: if the engine does not take these settings.
+    :raises UnsupportedModelError: if the engine cannot serve the modules.
+    """
+    return cast("Engine", _from_spec("engine", spec, config, modules))
+
+
+def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
+    """Makes a class resolvable by name in this process, without packaging: for notebooks.
+
+    The class goes through the same validation as a plugin's. Running the cell again replaces it.
+
+    :param kind: What the class is.
+    :param name: Its canonical name, in kebab-case.
+    :raises ValueError: if the name is not in kebab-case or there is no such kind.
+    :raises NameConflictError: if another class, or an installed plugin, has the name.
+    :raises PluginLoadError: if the class is no method of that kind.
+    """
+    check_kind(kind)
+    if not is_canonical(name):
+        raise ValueError(f"{name!r} is no canonical name: use lower case and hyphens, as in 'my-method'")
+
+    def add(cls: _Class) -> _Class:
+        offer = Offer(kind, name, f"{cls.__module__}:{cls.__qualname__}", None)
+        _check_free(offer)
+        _check_class(offer, cls)
+        discovery.add_registered(offer, cls)
+        _name_class(cls, name)
+        return cls
+
+    return add
+
+
+def unregister(kind: Kind, name: str) -> None:
+    """Takes back what :func:`register` added.
+
+    :raises UnknownNameError: if the program registered no such name.
+    """
+    if not discovery.remove_registered(check_kind(kind), name):
+        raise UnknownNameError(f"no {kind} {name!r} was registered by this program")
+
+
+def resolve(kind: Kind, name: str) -> Any:
+    """The class behind a name.
+
+    :raises UnknownNameError: if no installed plugin offers it.
+    :raises NameConflictError: if two distributions offer it.
+    :raises PluginLoadError: if it cannot be imported, or is no method of that kind.
+    """
+    offer = _offer(kind, name)
+    if offer.entry_point is None:
+        return discovery.registered_class(offer)
+    return _load(offer)
+
+
+def _from_spec(
+    kind: Kind, spec: Spec, config: Mapping[str, Any], modules: tuple[Any, ...] = ()
+) -> object:
+    name, settings = _split(spec, config)
+    if name is None:
+        _check_instance(kind, spec, settings, modules)
+        return spec
+    made = resolve(kind, name)(*modules, **settings)
+    _tell_observers(made)
+    return made
+
+
+def _split(spec: Spec, config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The name (None for an instance) and all settings."""
+    if isinstance(spec, str):
+        return spec, dict(config)
+    if not isinstance(spec, Mapping):
+        return None, dict(config)
+    settings = {str(field): value for field, value in spec.items()}
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"a spec needs the key 'name' with a string, but {spec!r} was given")
+    twice = sorted(settings.keys() & config.keys())
+    if twice:
+        raise ConfigError(f"{name}: {', '.join(twice)} was given both in the spec and as a keyword")
+    return name, settings | dict(config)
+
+
+def _check_instance(
+    kind: Kind, instance: object, settings: Mapping[str, Any], modules: tuple[Any, ...]
+) -> None:
+    found = _kind_of_instance(instance)
+    if found != kind:
+        what = f"a {found}" if found else f"{type(instance).__name__} {instance!r}"
+        raise ConfigError(
+            f"jd.{kind} takes a name, a mapping with 'name' or a {kind} instance, not {what}"
+        )
+    if settings or modules:
+        extra = ", ".join(settings) or "modules"
+        raise ConfigError(
+            f"{type(instance).__name__} is ready-made and takes no more settings: "
+            f"give {extra} to its constructor"
+        )
+
+
+def _kind_of_instance(instance: object) -> Kind | None:
+    return next((k for k in KINDS if getattr(type(instance), "kind", None) == k), None)
+
+
+def _weighted_sum(inner: Weighting) -> Aggregator:
+    from jdframework.bases import WeightedSum
+
+    return WeightedSum(inner)
+
+
+def _tell_observers(made: object) -> None:
+    from jdframework import hooks
+
+    hooks.call("jd_resolved", method=made)
+
+
+def _is_offered(kind: Kind, name: str) -> bool:
+    return bool(discovery.catalogue().find(kind, name))
+
+
+def _kinds_of(name: str) -> tuple[Kind, ...]:
+    return tuple(kind for kind in KINDS if _is_offered(kind, name))
+
+
+def _description_kind(name: str, kind: Kind | None, kinds: tuple[Kind, ...]) -> Kind:
+    if kind is None:
+        return kinds[0] if kinds else "weighting"
+    check_kind(kind)
+    if kind == "aggregator" and kind not in kinds and "weighting" in kinds:
+        return "weighting"
+    return kind
+
+
+def _offer(kind: Kind, name: str) -> Offer:
+    catalogue = discovery.catalogue()
+    found = catalogue.find(kind, name)
+    if not found:
+        raise _unknown(kind, name)
+    if len(found) > 1:
+        raise _conflict(kind, name, found)
+    return catalogue.canonical(found[0])
+
+
+def _conflict(kind: Kind, name: str, offers: tuple[Offer, ...]) -> NameConflictError:
+    sources = sorted(str(offer.distribution) for offer in offers)
+    return NameConflictError(
+        f"the {kind} {name!r} is offered by {' and by '.join(sources)}: uninstall one of them, "
+        f"or block one with {discovery.DISABLE_VARIABLE}={sources[0]}"
+    )
+
+
+def _unknown(kind: Kind, name: str) -> UnknownNameError:
+    catalogue = discovery.catalogue()
+    if catalogue.find_blocked(kind, name):
+        return BlockedNameError(
+            f"the {kind} {name!r} is installed, but the environment variable "
+            f"{discovery.DISABLE_VARIABLE} blocks it"
+        )
+    article = "an" if kind[0] in "aeiou" else "a"
+    others = [other for other in _kinds_of(name) if other != kind]
+    if others:
+        return UnknownNameError(
+            f"{name!r} is a {others[0]}, not {article} {kind}: use jd.{others[0]}({name!r})"
+        )
+    published = directory.lookup(name, kind) or directory.lookup(name)
+    if published is not None:
+        return UnknownNameError(
+            f"the {published['kind']} {published['name']!r} is not installed: "
+            f"pip install {published['distribution']}"
+        )
+    close = nearest(name, [*catalogue.names(kind), *_published_names(kind)])
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see jd.available()"
+    return UnknownNameError(f"no {kind} is called {name!r}: {hint}")
+
+
+def _published_names(kind: Kind) -> list[str]:
+    return [entry["name"] for entry in directory.published() if entry["kind"] == kind]
+
+
+@lru_cache(maxsize=None)
+def _load(offer: Offer) -> Any:
+    assert offer.entry_point is not None
+    try:
+        cls = offer.entry_point.load()
+    except Exception as error:  # whatever a foreign module raises becomes one clear sentence
+        raise PluginLoadError(
+            f"the {offer.kind} {offer.name!r} of {_source(offer)} cannot be imported "
+            f"({type(error).__name__}: {error}): reinstall or remove that distribution"
+        ) from error
+    _check_class(offer, cls)
+    _name_class(cls, offer.name)
+    return cls
+
+
+def _source(offer: Offer) -> str:
+    if offer.distribution is None:
+        return offer.value
+    return f"{offer.distribution} {offer.version}"
+
+
+def _name_class(cls: Any, name: str) -> None:
+    if "name" not in vars(cls):
+        cls.name = name
+
+
+def _check_class(offer: Offer, cls: object) -> None:
+    from jdframework.bases import mistakes
+
+    found = mistakes(cls, offer.kind)
+    if found:
+        raise PluginLoadError(
+            f"the {offer.kind} {offer.name!r} of {_source(offer)} is not usable: {'; '.join(found)}"
+        )
+
+
+def _check_free(offer: Offer) -> None:
+    for other in discovery.catalogue().find(offer.kind, offer.name):
+        same_class = other.entry_point is None and other.value == offer.value
+        if not same_class:
+            raise NameConflictError(
+                f"the {offer.kind} {offer.name!r} is taken by {_source(other)}: choose another "
+                f"name, or jd.unregister({offer.kind!r}, {offer.name!r}) if you registered it"
+            )
+
+
+def _summary(cls: type) -> str:
+    lines = (cls.__doc__ or "").strip().splitlines()
+    return lines[0].strip() if lines else ""

@@ -1,0 +1,79 @@
+"""Fixed weights, chosen by the user."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from jdframework.bases import BaseMethod, GramianWeighting, Scalarizer
+from jdframework.config import Config, Vector
+from jdframework.errors import ConfigError
+from jdframework.names import Need
+
+__all__ = ["Constant", "ConstantConfig", "ConstantWeighting"]
+
+
+class ConstantConfig(Config):
+    """Settings of the fixed weights."""
+
+    weights: Vector = Field(description="One weight per objective, of any sign.", min_length=1)
+
+
+class _FixedWeights(BaseMethod):
+    """Keeps the weights as a buffer, which follows ``.to(device)``."""
+
+    Config = ConstantConfig
+    config: ConstantConfig
+    weights: Tensor
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_constant("weights", self.config.weights)
+
+    def _weights_for(self, like: Tensor, m: int) -> Tensor:
+        if m != len(self.weights):
+            raise ConfigError(f"constant has {len(self.weights)} weights, but there are {m} objectives")
+        return self.weights.to(device=like.device, dtype=like.dtype)
+
+
+class ConstantWeighting(_FixedWeights, GramianWeighting):
+    """Weights the objectives by fixed numbers.
+
+    .. math:: a = w
+
+    :param weights: ``w``, one number per objective, as a list or a tensor.
+    :raises ConfigError: at the call, if there are more or fewer objectives than weights.
+
+    >>> import torch
+    >>> ConstantWeighting(weights=[1.0, 0.5])(torch.eye(2))
+    tensor([1.0000, 0.5000])
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
+        """``w``."""
+        return self._weights_for(gramian, len(gramian))
+
+
+class Constant(_FixedWeights, Scalarizer):
+    """Takes the weighted sum of the losses, by fixed weights.
+
+    .. math:: \\sum_i w_i L_i
+
+    The same step as the weighting ``constant``, for one ordinary backward pass.
+
+    :param weights: ``w``, one number per loss in the order of ``losses.flatten()``.
+    :raises ConfigError: at the call, if there are more or fewer losses than weights.
+
+    >>> import torch
+    >>> Constant(weights=[1.0, 0.5])(torch.tensor([2.0, 4.0]))
+    tensor(4.)
+    """
+
+    def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
+        """``w · L``."""
+        return self._weights_for(losses, losses.numel()) @ losses.flatten()

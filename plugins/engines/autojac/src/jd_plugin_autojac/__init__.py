@@ -1,0 +1,1 @@
+"""Jacobians by reverse mode, batched with vmap or one by one."""
