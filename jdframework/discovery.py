@@ -145,18 +145,12 @@ def _catalogue(
 
 @lru_cache(maxsize=2)
 def _installed_offers(path_state: tuple[tuple[str, int], ...]) -> tuple[Offer, ...]:
-    kinds = {group: (kind, False) for kind, group in GROUPS.items()}
-    kinds |= {group: (kind, True) for kind, group in ALIAS_GROUPS.items()}
+    found = importlib.metadata.entry_points()
     return tuple(
-        Offer(
-            kind=kinds[entry.group][0],
-            name=entry.name,
-            value=entry.value,
-            entry_point=entry,
-            is_alias=kinds[entry.group][1],
-        )
-        for entry in importlib.metadata.entry_points()
-        if entry.group in kinds
+        Offer(kind, entry.name, entry.value, entry, is_alias)
+        for groups, is_alias in ((GROUPS, False), (ALIAS_GROUPS, True))
+        for kind, group in groups.items()
+        for entry in found.select(group=group)
     )
 
 
