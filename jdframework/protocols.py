@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from jdframework.config import Config, Paper
     from jdframework.names import Need
+    from jdframework.outcome import Check, Outcome
 
 
 class Configured(Protocol):
@@ -102,6 +103,18 @@ class Engine(Configured, Protocol):
     def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
         """One ``[m, *parameter.shape]`` per parameter, if the engine can."""
 
+    def update(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        check: Check | None = None,
+    ) -> Outcome:
+        """Adds the method's update to ``.grad``; ``check`` is shown the Gramian first."""
+
     def backward(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -111,7 +124,7 @@ class Engine(Configured, Protocol):
         features: Sequence[Tensor] | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
-        """Fills ``.grad`` as ``losses.backward(weights)`` would, and returns the weights."""
+        """Likewise, giving just the weights."""
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a random ``u``."""

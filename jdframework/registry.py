@@ -5,9 +5,7 @@ Resolving a name imports that one plugin; listing imports none.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -121,12 +119,8 @@ def aggregator(spec: Spec, /, **config: Any) -> Aggregator:
     >>> aggregator("sum")(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor([4., 6.])
     """
-    name, settings = _split(spec, config)
-    if name is not None and not _is_offered("aggregator", name) and _is_offered("weighting", name):
-        return _weighted_sum(weighting(name, **settings))
-    if name is None and _kind_of_instance(spec) == "weighting":
-        return _weighted_sum(weighting(spec, **settings))
-    return cast("Aggregator", _from_spec("aggregator", spec, config))
+    found = method(spec, prefer=("aggregator", "weighting"), **config)
+    return _weighted_sum(found) if found.kind == "weighting" else cast("Aggregator", found)
 
 
 def scalarizer(spec: Spec, /, **config: Any) -> Scalarizer:
@@ -157,6 +151,24 @@ def engine(spec: Spec, /, *modules: nn.Module, **config: Any) -> Engine:
     return cast("Engine", _from_spec("engine", spec, config, modules))
 
 
+def method(spec: Spec, /, *, prefer: Sequence[Kind], **config: Any) -> Any:
+    """The method that ``spec`` names, of the first of some kinds that offers the name.
+
+    :param spec: A name, a mapping ``{"name": …, **config}``, or an instance, handed back as it is.
+    :param prefer: The kinds to look in, the preferred one first.
+    :param config: Settings of the method.
+    :raises UnknownNameError: if no installed plugin offers the name in any of the kinds.
+    :raises ConfigError: if the method does not take these settings.
+    """
+    name, settings = _split(spec, config)
+    if name is None:
+        return _checked_instance(prefer, spec, settings)
+    kind = next((kind for kind in prefer if _is_offered(kind, name)), None)
+    if kind is None:
+        raise _unknown(prefer, name)
+    return _from_name(kind, name, settings)
+
+
 def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
     """Makes a class resolvable by name in this process, without packaging: for notebooks.
 
@@ -170,7 +182,9 @@ def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
     """
     check_kind(kind)
     if not is_canonical(name):
-        raise ValueError(f"{name!r} is no canonical name: use lower case and hyphens, as in 'my-method'")
+        raise ValueError(
+            f"{name!r} is no canonical name: use lower case and hyphens, as in 'my-method'"
+        )
 
     def add(cls: _Class) -> _Class:
         offer = Offer(kind, name, f"{cls.__module__}:{cls.__qualname__}", None)
@@ -210,8 +224,13 @@ def _from_spec(
 ) -> object:
     name, settings = _split(spec, config)
     if name is None:
-        _check_instance(kind, spec, settings, modules)
-        return spec
+        return _checked_instance((kind,), spec, settings, modules)
+    return _from_name(kind, name, settings, modules)
+
+
+def _from_name(
+    kind: Kind, name: str, settings: Mapping[str, Any], modules: tuple[Any, ...] = ()
+) -> Any:
     made = resolve(kind, name)(*modules, **settings)
     _tell_observers(made)
     return made
@@ -233,14 +252,18 @@ def _split(spec: Spec, config: Mapping[str, Any]) -> tuple[str | None, dict[str,
     return name, settings | dict(config)
 
 
-def _check_instance(
-    kind: Kind, instance: object, settings: Mapping[str, Any], modules: tuple[Any, ...]
-) -> None:
+def _checked_instance(
+    kinds: Sequence[Kind],
+    instance: object,
+    settings: Mapping[str, Any],
+    modules: tuple[Any, ...] = (),
+) -> Any:
     found = _kind_of_instance(instance)
-    if found != kind:
-        what = f"a {found}" if found else f"{type(instance).__name__} {instance!r}"
+    if found not in kinds:
+        what = _with_article(found) if found else f"{type(instance).__name__} {instance!r}"
         raise ConfigError(
-            f"jd.{kind} takes a name, a mapping with 'name' or a {kind} instance, not {what}"
+            f"needed is a name, a mapping with 'name', or an instance of "
+            f"{_with_article(' or '.join(kinds))}, not {what}"
         )
     if settings or modules:
         extra = ", ".join(settings) or "modules"
@@ -248,6 +271,7 @@ def _check_instance(
             f"{type(instance).__name__} is ready-made and takes no more settings: "
             f"give {extra} to its constructor"
         )
+    return instance
 
 
 def _kind_of_instance(instance: object) -> Kind | None:
@@ -287,7 +311,7 @@ def _offer(kind: Kind, name: str) -> Offer:
     catalogue = discovery.catalogue()
     found = catalogue.find(kind, name)
     if not found:
-        raise _unknown(kind, name)
+        raise _unknown((kind,), name)
     if len(found) > 1:
         raise _conflict(kind, name, found)
     return catalogue.canonical(found[0])
@@ -301,32 +325,38 @@ def _conflict(kind: Kind, name: str, offers: tuple[Offer, ...]) -> NameConflictE
     )
 
 
-def _unknown(kind: Kind, name: str) -> UnknownNameError:
+def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
     catalogue = discovery.catalogue()
-    if catalogue.find_blocked(kind, name):
+    what = kinds[0] if len(kinds) == 1 else "method"
+    if any(catalogue.find_blocked(kind, name) for kind in kinds):
         return BlockedNameError(
-            f"the {kind} {name!r} is installed, but the environment variable "
+            f"the {what} {name!r} is installed, but the environment variable "
             f"{discovery.DISABLE_VARIABLE} blocks it"
         )
-    article = "an" if kind[0] in "aeiou" else "a"
-    others = [other for other in _kinds_of(name) if other != kind]
+    others = _kinds_of(name)
     if others:
         return UnknownNameError(
-            f"{name!r} is a {others[0]}, not {article} {kind}: use jd.{others[0]}({name!r})"
+            f"{name!r} is {_with_article(others[0])}, not {_with_article(what)}: "
+            f"use jd.{others[0]}({name!r})"
         )
-    published = directory.lookup(name, kind) or directory.lookup(name)
+    published = next(filter(None, (directory.lookup(name, kind) for kind in (*kinds, None))), None)
     if published is not None:
         return UnknownNameError(
             f"the {published['kind']} {published['name']!r} is not installed: "
             f"pip install {published['distribution']}"
         )
-    close = nearest(name, [*catalogue.names(kind), *_published_names(kind)])
+    known = [known for kind in kinds for known in (*catalogue.names(kind), *_published(kind))]
+    close = nearest(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see jd.available()"
-    return UnknownNameError(f"no {kind} is called {name!r}: {hint}")
+    return UnknownNameError(f"no {what} is called {name!r}: {hint}")
 
 
-def _published_names(kind: Kind) -> list[str]:
+def _published(kind: Kind) -> list[str]:
     return [entry["name"] for entry in directory.published() if entry["kind"] == kind]
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 @lru_cache(maxsize=None)

@@ -16,6 +16,7 @@ from jdframework.bases.method import name_of
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.names import Kind, Need
+from jdframework.outcome import Check, Outcome
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
@@ -90,6 +91,29 @@ class Engine(ABC):
         )
 
     @abstractmethod
+    def update(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        check: Check | None = None,
+    ) -> Outcome:
+        """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
+
+        Whatever is raised on the way, ``.grad`` is as it was before.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param method: A weighting or an aggregator.
+        :param features: The shared representation. Parameters that the losses reach past it, the
+            heads', then get the gradient of the sum of the losses instead of the weighted one.
+        :param retain_graph: Whether the graph can be used again.
+        :param check: Is shown the Gramian before the method is; raises to stop the step.
+        :return: The weights and the Gramian.
+        """
+
     def backward(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -99,15 +123,15 @@ class Engine(ABC):
         features: Sequence[Tensor] | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
-        """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
+        """:meth:`update`, giving just the weights.
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
-        :param features: The shared representation. Parameters that the losses reach past it, the
-            heads', then get the gradient of the sum of the losses instead of the weighted one.
+        :param features: The shared representation, past which parameters belong to heads.
         :param retain_graph: Whether the graph can be used again.
         :return: The weights ``[m]``; None if the method has none.
         """
+        return self.update(losses, method, features=features, retain_graph=retain_graph).weights
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.

@@ -1,0 +1,34 @@
+"""The command line ``jd``.
+
+Each command is one module here. None is imported before it is needed, and neither torch nor a
+plugin before a command uses it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Runs ``jd`` on ``sys.argv``.
+
+    A :class:`~jdframework.JDError` becomes one sentence on the standard error stream and exit
+    status 1; Ctrl-C becomes exit status 130.
+
+    :raises SystemExit: always, with the exit status.
+    """
+    from jdframework.cli import app, console
+    from jdframework.errors import JDError
+
+    console.never_fail_to_print()
+    warnings.showwarning = console.warn
+    try:
+        app.build()()
+    except JDError as error:
+        console.complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

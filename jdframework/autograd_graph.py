@@ -1,0 +1,98 @@
+"""What the autograd graph of some tensors contains, in an order that does not change between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from jdframework.errors import UnsupportedModelError
+
+_HIDES_LEAVES: Final = "CheckpointFunctionBackward"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes below some tensors, and the leaf tensors that were found."""
+
+    nodes: dict[Node, None]
+    leaves: list[Tensor]
+
+    def reaches(self, tensor: Tensor) -> bool:
+        """Whether the tensors depend on ``tensor``."""
+        return tensor.requires_grad and get_gradient_edge(tensor).node in self.nodes
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """The names of the differentiable operations, as autograd spells them."""
+        return frozenset(node.name() for node in self.nodes)
+
+
+def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph:
+    """Walks the graph of ``tensors``, depth first, not past the tensors ``stop_at``.
+
+    :param tensors: Where to start; those that require no gradient contribute nothing.
+    :param stop_at: Neither these tensors nor what they were computed from are visited, unless
+        another path leads there.
+    :raises UnsupportedModelError: if reentrant activation checkpointing hides part of the graph.
+    """
+    stops = {_place(get_gradient_edge(tensor)) for tensor in stop_at if tensor.requires_grad}
+    edges = [get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad]
+    pending = [_place(edge) for edge in reversed(edges)]
+    nodes: dict[Node, None] = {}
+    leaves: list[Tensor] = []
+    while pending:
+        node, output = pending.pop()
+        if node in nodes or (node, output) in stops:
+            continue
+        nodes[node] = None
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor):
+            leaves.append(leaf)
+        following = node.next_functions
+        if node.name() == _HIDES_LEAVES:
+            raise UnsupportedModelError(
+                "reentrant activation checkpointing hides parameters from the graph: "
+                "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
+            )
+        pending.extend((child, index) for child, index in reversed(following) if child is not None)
+    return Graph(nodes, leaves)
+
+
+def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The leaf tensors that ``tensors`` depend on; see :func:`graph_of`."""
+    return graph_of(tensors, stop_at).leaves
+
+
+def _place(edge: GradientEdge) -> tuple[Node, int]:
+    return edge.node, edge.output_nr
+
+
+def without(tensors: Iterable[Tensor], excluded: Iterable[Tensor]) -> list[Tensor]:
+    """``tensors`` less those that are (not: equal) one of ``excluded``, in their order."""
+    identities = {id(tensor) for tensor in excluded}
+    return [tensor for tensor in tensors if id(tensor) not in identities]
+
+
+def gradients(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    output_gradients: Sequence[Tensor] | None,
+    retain_graph: bool,
+) -> list[Tensor | None]:
+    """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients."""
+    if not inputs:
+        return []
+    found = torch.autograd.grad(
+        outputs, inputs, output_gradients, retain_graph=retain_graph, allow_unused=True
+    )
+    return [None if g is None else dense(g) for g in found]
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A sparse gradient as a dense one."""
+    return gradient.to_dense() if gradient.layout is not torch.strided else gradient

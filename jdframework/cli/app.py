@@ -1,0 +1,54 @@
+"""Puts the commands together, the plugins' own among them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from jdframework import __version__, discovery
+from jdframework.cli import demo, doctor, listing, show
+
+
+def build() -> typer.Typer:
+    """The application, with the sub-commands that observers of ``jd_cli`` add."""
+    app = typer.Typer(
+        name="jd",
+        help="Train one PyTorch model on several objectives at once, every method a plugin.",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    app.command("list")(listing.list_names)
+    app.command("show")(show.show)
+    app.command("doctor")(doctor.doctor)
+    app.command("demo")(demo.demo)
+    _let_observers_add_commands(app)
+    return app
+
+
+def _let_observers_add_commands(app: typer.Typer) -> None:
+    """Asks whether there is an observer first: pluggy takes longer to import than ``jd list``."""
+    if "jdframework.hooks" in sys.modules or discovery.hook_entry_points():
+        from jdframework import hooks
+
+        hooks.call("jd_cli", app=app)
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jdframework {__version__}")
+        raise typer.Exit

@@ -1,0 +1,33 @@
+"""What the shell offers after the tabulator key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from jdframework import discovery
+from jdframework.discovery import Offer
+from jdframework.names import Kind, key
+
+_METHOD_KINDS: Final[tuple[Kind, ...]] = ("weighting", "aggregator", "scalarizer")
+
+
+def names(incomplete: str) -> list[tuple[str, str]]:
+    """The names that begin with ``incomplete``, each with its summary."""
+    return [(offer.name, offer.summary) for offer in _beginning_with(incomplete)]
+
+
+def method_lists(incomplete: str) -> list[tuple[str, str]]:
+    """Completes the last name of a list like ``sum,uw,up``; names no method twice."""
+    before, comma, last = incomplete.rpartition(",")
+    taken = {key(name) for name in before.split(",")}
+    return [
+        (f"{before}{comma}{offer.name}", offer.summary)
+        for offer in _beginning_with(last)
+        if offer.kind in _METHOD_KINDS and key(offer.name) not in taken
+    ]
+
+
+def _beginning_with(incomplete: str) -> Iterator[Offer]:
+    by_name = {offer.name: offer for offer in discovery.catalogue().all()}
+    return (by_name[name] for name in sorted(by_name) if key(name).startswith(key(incomplete)))

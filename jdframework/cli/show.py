@@ -1,0 +1,145 @@
+"""``jd show``: what one method or engine is, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jdframework.cli import completion, console
+from jdframework.cli.parameters import Parameter, parameters
+from jdframework.names import Kind
+
+if TYPE_CHECKING:
+    from jdframework.config import Paper
+    from jdframework.registry import Method
+
+_EXAMPLE_VALUES: Final = {"shape": "2", "weights": "[0.3, 0.7]", "inner": '"upgrad"'}
+
+
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(help="A method or an engine.", autocompletion=completion.names),
+    ],
+    kind: Annotated[
+        Kind | None, typer.Option(help="Which of the kinds that share the name.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a method is: summary, paper, parameters, where it comes from."""
+    from jdframework import registry
+
+    method = registry.describe(name, kind)
+    shown = kind or method.kinds[0]
+    settings = parameters(method.config_schema)
+    if as_json:
+        console.write_json(_as_json(method, shown, settings))
+    else:
+        console.output().print(_page(method, shown, settings))
+
+
+def example(method: Method, kind: Kind, settings: Sequence[Parameter]) -> str:
+    """Two lines that use ``method`` in a training loop."""
+    required = "".join(f", {p.name}={_example_value(p)}" for p in settings if p.required)
+    if kind == "engine":
+        made = f'descent = jd.Descent(model, "upgrad", engine="{method.name}")'
+    else:
+        made = f'descent = jd.Descent(model, "{method.name}"{required})'
+    extra = ", independent=[…]" if "cross-gramian" in method.needs else ""
+    return f"{made}\nstep = descent.backward(losses{extra})"
+
+
+def _example_value(parameter: Parameter) -> str:
+    if parameter.name in _EXAMPLE_VALUES:
+        return _EXAMPLE_VALUES[parameter.name]
+    return "[…]" if parameter.type.startswith("list") else "…"
+
+
+def _as_json(method: Method, kind: Kind, settings: Sequence[Parameter]) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "kind": kind,
+        "kinds": method.kinds,
+        "aliases": method.aliases,
+        "summary": method.summary,
+        "paper": None if method.paper is None else method.paper.model_dump(),
+        "needs": sorted(method.needs),
+        "stateful": method.stateful,
+        "trainable": method.trainable,
+        "parameters": [vars(parameter) for parameter in settings],
+        "config_schema": method.config_schema,
+        "distribution": method.distribution,
+        "version": method.version,
+        "example": example(method, kind, settings),
+    }
+
+
+def _page(method: Method, kind: Kind, settings: Sequence[Parameter]) -> Group:
+    parts: list[RenderableType] = [
+        Text.assemble((method.name, "bold"), f"  {kind}"),
+        Text(method.summary),
+        Text(),
+        _facts(method, kind),
+        Text(),
+        Text("Parameters", style="bold"),
+        Padding(_settings_table(settings) if settings else Text("none"), (0, 0, 0, 2)),
+        Text(),
+        Text("Use", style="bold"),
+        Padding(Text(example(method, kind, settings), style="cyan"), (0, 0, 0, 2)),
+    ]
+    return Group(*parts)
+
+
+def _facts(method: Method, kind: Kind) -> Table:
+    facts = {
+        "Paper": _paper(method.paper),
+        "Needs": ", ".join(f"the {need}" for need in sorted(method.needs)) or "nothing",
+        "State": _state(method),
+        "Aliases": ", ".join(method.aliases) or "none",
+        "From": _source(method),
+    }
+    others = [other for other in method.kinds if other != kind]
+    if others:
+        commands = ", ".join(f"jd show {method.name} --kind {other}" for other in others)
+        facts["Also"] = f"{' and '.join(others)} ({commands})"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    for label, fact in facts.items():
+        table.add_row(label, Text(fact, overflow="fold"))
+    return table
+
+
+def _paper(paper: Paper | None) -> str:
+    if paper is None:
+        return "none"
+    return f"{paper.authors}: {paper.title}. {paper.venue} {paper.year}. {paper.url}"
+
+
+def _state(method: Method) -> str:
+    remembers = "remembers earlier steps, has reset()" if method.stateful else "none"
+    trains = "; has trainable parameters: descent.parameters()" if method.trainable else ""
+    return remembers + trains
+
+
+def _source(method: Method) -> str:
+    if method.distribution is None:
+        return "registered by this program"
+    return f"{method.distribution} {method.version}"
+
+
+def _settings_table(settings: Sequence[Parameter]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("name", "type", "default", "bounds"):
+        table.add_column(heading)
+    table.add_column("description", ratio=1)
+    for parameter in settings:
+        default = "required" if parameter.required else repr(parameter.default)
+        row = (parameter.name, parameter.type, default, parameter.bounds, parameter.description)
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,89 @@
+"""The losses as a user gives them: a tensor, a sequence of scalars, or a mapping from names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Losses: TypeAlias = "Tensor | Sequence[Tensor] | Mapping[str, Tensor]"
+"""A tensor of any shape, a sequence of scalars, or a mapping from name to scalar."""
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Named losses: either one tensor of any shape, or scalars."""
+
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def m(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def values(self) -> Float[Tensor, "..."]:
+        """Their values, detached: the tensor's shape if it is one, ``[m]`` otherwise."""
+        if len(self.tensors) == 1 and self.tensors[0].numel() == self.m > 1:
+            return self.tensors[0].detach()
+        return torch.stack([tensor.detach().reshape(()) for tensor in self.tensors])
+
+    def as_engine_input(self) -> Tensor | list[Tensor]:
+        """What an engine takes."""
+        return self.tensors[0] if len(self.tensors) == 1 else list(self.tensors)
+
+
+def objectives(losses: Losses, argument: str = "losses") -> Objectives:
+    """Reads what the user gave.
+
+    :param losses: A tensor of any shape, a sequence of scalars, or a mapping from name to scalar.
+    :param argument: What to call it in messages.
+    :raises ValueError: if it is empty, or an entry is no scalar.
+    :raises TypeError: if an entry is no tensor.
+    """
+    if isinstance(losses, Tensor):
+        if not losses.numel():
+            raise ValueError(f"{argument} is empty: at least one loss is needed")
+        return Objectives(_indices(tuple(losses.shape)), (losses,))
+    if isinstance(losses, Mapping):
+        names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
+    else:
+        tensors = tuple(losses)
+        names = tuple(str(i) for i in range(len(tensors)))
+    if not tensors:
+        raise ValueError(f"{argument} is empty: at least one loss is needed")
+    for name, tensor in zip(names, tensors, strict=True):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{argument}[{name!r}] must be a tensor, not {type(tensor).__name__}")
+        if tensor.numel() != 1:
+            raise ValueError(
+                f"{argument}[{name!r}] has shape {list(tensor.shape)}, but each entry of a "
+                f"sequence or a mapping must be a scalar; give one tensor to have one objective "
+                f"per entry"
+            )
+    return Objectives(names, tensors)
+
+
+def check_differentiable(given: Objectives, argument: str = "losses") -> None:
+    """Refuses losses without a graph.
+
+    :raises ValueError: naming the loss.
+    """
+    for position, tensor in enumerate(given.tensors):
+        if not tensor.requires_grad:
+            which = f"{argument}[{given.names[position]!r}]" if len(given.tensors) > 1 else argument
+            raise ValueError(
+                f"{which} does not require gradients: it was computed under torch.no_grad(), "
+                f"detached, or from nothing that requires them"
+            )
+
+
+@lru_cache(maxsize=64)
+def _indices(shape: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(",".join(map(str, index)) for index in product(*map(range, shape))) or ("0",)

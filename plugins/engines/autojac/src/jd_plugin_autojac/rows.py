@@ -1,0 +1,96 @@
+"""The rows of a Jacobian: where each starts, and two ways to take them through the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jdframework.autograd_graph import dense, gradients
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``m`` vector-Jacobian products of ``outputs`` with respect to ``inputs``.
+
+    Without ``starts`` there is one row per entry of each output, in order.
+    """
+
+    outputs: Sequence[Tensor]
+    inputs: Sequence[Tensor]
+    starts: Sequence[Tensor] | None
+    """What each row starts from, ``[m, *output.shape]`` per output."""
+
+    @property
+    def m(self) -> int:
+        """How many rows there are."""
+        if self.starts is not None:
+            return len(self.starts[0])
+        return sum(output.numel() for output in self.outputs)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether all rows start from all outputs, so that one batched pass wastes nothing."""
+        return self.starts is not None or len(self.outputs) == 1
+
+    def one_by_one(self, retain_graph: bool) -> list[Tensor]:
+        """The blocks ``[m, *input.shape]``, by ``m`` ordinary backward passes."""
+        blocks = [t.new_empty((self.m, *t.shape)) for t in self.inputs]
+        for row, (outputs, start) in enumerate(self._single_starts()):
+            keep = retain_graph or row < self.m - 1
+            for block, found in zip(
+                blocks, gradients(outputs, self.inputs, start, retain_graph=keep), strict=True
+            ):
+                if found is None:
+                    block[row].zero_()
+                else:
+                    block[row].copy_(found)
+        return blocks
+
+    def batched(self, chunk_size: int, retain_graph: bool) -> list[Tensor]:
+        """The same blocks, ``chunk_size`` rows a pass, by ``torch.vmap``."""
+        starts = self.starts if self.starts is not None else self._unit_starts()
+        chunks = list(zip(*(start.split(chunk_size) for start in starts), strict=True))
+        parts = [
+            self._batch(chunk, retain_graph=retain_graph or i < len(chunks) - 1)
+            for i, chunk in enumerate(chunks)
+        ]
+        if len(parts) == 1:
+            return list(parts[0])
+        return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+
+    def _batch(self, starts: tuple[Tensor, ...], retain_graph: bool) -> tuple[Tensor, ...]:
+        def product(*start: Tensor) -> tuple[Tensor, ...]:
+            found = torch.autograd.grad(
+                self.outputs,
+                self.inputs,
+                start,
+                retain_graph=retain_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return tuple(dense(gradient) for gradient in found)
+
+        result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
+        return result
+
+    def _single_starts(self) -> Iterator[tuple[Sequence[Tensor], list[Tensor]]]:
+        if self.starts is not None:
+            for row in range(self.m):
+                yield self.outputs, [start[row] for start in self.starts]
+            return
+        for output in self.outputs:
+            for entry in range(output.numel()):
+                start = torch.zeros_like(output, memory_format=torch.contiguous_format)
+                start.view(-1)[entry] = 1.0
+                yield [output], [start]
+
+    def _unit_starts(self) -> list[Tensor]:
+        identity = torch.eye(self.m, dtype=self.outputs[0].dtype, device=self.outputs[0].device)
+        parts = identity.split([output.numel() for output in self.outputs], dim=1)
+        return [
+            part.to(output).reshape(self.m, *output.shape)
+            for part, output in zip(parts, self.outputs, strict=True)
+        ]

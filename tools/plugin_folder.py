@@ -1,0 +1,280 @@
+"""One plugin's folder: what is particular to it, and the files that are rendered from that."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from jdframework.directory import Published
+from jdframework.discovery import ALIAS_GROUPS, GROUPS, HOOK_GROUP
+from jdframework.names import KINDS, Kind, is_canonical, key
+
+PREFIX: Final = "jd-plugin-"
+DEFAULT_ENGINE: Final = "jd-plugin-autojac"
+
+_GROUP_ORDER: Final = (*GROUPS.values(), *ALIAS_GROUPS.values(), HOOK_GROUP)
+_KEPT_IN_PROJECT: Final = frozenset(
+    "name version description readme requires-python license authors dependencies "
+    "optional-dependencies entry-points".split()
+)
+_KEPT_IN_TOOL: Final = frozenset({"flit", "jdframework"})
+
+
+class MetadataError(ValueError):
+    """A plugin's own metadata cannot be used."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What every plugin takes over from the kernel's distribution."""
+
+    version: str
+    build_requires: list[str]
+    build_backend: str
+    requires_python: str
+    license: str
+    authors: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, root: Path) -> Kernel:
+        """The kernel of the repository at ``root``."""
+        metadata = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+        project, build = metadata["project"], metadata["build-system"]
+        source = (root / "jdframework" / "__init__.py").read_text("utf-8")
+        version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+        if version is None:
+            raise MetadataError('jdframework/__init__.py has no line __version__ = "…"')
+        return cls(
+            version=version[1],
+            build_requires=build["requires"],
+            build_backend=build["build-backend"],
+            requires_python=project["requires-python"],
+            license=project["license"],
+            authors=project["authors"],
+        )
+
+    def requirement(self, distribution: str) -> str:
+        """``distribution`` in the releases that go with this kernel.
+
+        >>> Kernel("1.4.2", [], "", "", "", []).requirement("jdframework")
+        'jdframework>=1.4.2,<1.5'
+        """
+        major, minor = self.version.split(".")[:2]
+        return f"{distribution}>={self.version},<{major}.{int(minor) + 1}"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What is particular to one plugin; everything else in its metadata is rendered."""
+
+    folder: Path
+    description: str
+    entry_points: Mapping[str, Mapping[str, str]]
+    dependencies: tuple[str, ...]
+    """What it needs beyond the kernel and the default engine."""
+    optional_dependencies: Mapping[str, list[str]]
+    example: Mapping[str, Any]
+    """Settings for the example in its README, where the defaults do not suffice."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Plugin:
+        """The plugin in ``folder``.
+
+        :raises MetadataError: if its ``pyproject.toml`` cannot be read, lacks something, or has
+            something that rendering would lose.
+        """
+        try:
+            metadata = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise MetadataError(str(error)) from error
+        project, tool = metadata.get("project", {}), metadata.get("tool", {})
+        _refuse_what_would_be_lost(metadata)
+        if not project.get("description") or not project.get("entry-points"):
+            raise MetadataError("[project] needs a description and entry points")
+        plugin = cls(
+            folder=folder,
+            description=project["description"].rstrip("."),
+            entry_points=_in_order(project["entry-points"]),
+            dependencies=_foreign(project.get("dependencies", [])),
+            optional_dependencies=project.get("optional-dependencies", {}),
+            example=tool.get("jdframework", {}).get("example", {}),
+        )
+        plugin._check_names()
+        return plugin
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which the distribution's and the module's names are made of."""
+        return self.folder.name
+
+    @property
+    def distribution(self) -> str:
+        """The name to ``pip install``."""
+        return PREFIX + self.name
+
+    @property
+    def module(self) -> str:
+        """The name to ``import``."""
+        return self.distribution.replace("-", "_")
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of what it offers."""
+        return tuple(kind for kind in KINDS if GROUPS[kind] in self.entry_points)
+
+    def own_dependencies(self, kernel: Kernel) -> tuple[str, ...]:
+        """The kernel, and the default engine where a Jacobian is needed to use the plugin."""
+        needs_engine = {"weighting", "aggregator"} & set(self.kinds)
+        names = ("jdframework", DEFAULT_ENGINE) if needs_engine else ("jdframework",)
+        return tuple(kernel.requirement(name) for name in names)
+
+    def published(self) -> list[Published]:
+        """One entry of ``jdframework/directory.json`` for each name it offers."""
+        return [
+            Published(
+                name=name,
+                kind=kind,
+                distribution=self.distribution,
+                summary=self.description,
+                aliases=self.aliases(kind, value),
+            )
+            for kind in self.kinds
+            for name, value in self.entry_points[GROUPS[kind]].items()
+        ]
+
+    def aliases(self, kind: Kind, value: str) -> list[str]:
+        """The sorted aliases of the class at ``value``."""
+        entries = self.entry_points.get(ALIAS_GROUPS[kind], {})
+        return sorted(alias for alias, target in entries.items() if target == value)
+
+    def load(self, value: str) -> Any:
+        """The class that an entry point means, from this folder and not from what is installed.
+
+        :raises MetadataError: if there is none.
+        """
+        source = str(self.folder / "src")
+        if source not in sys.path:
+            sys.path.insert(0, source)
+        module, _, attribute = value.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # noqa: BLE001  # a plugin's module may raise anything
+            raise MetadataError(
+                f"the entry point {value} cannot be loaded ({type(error).__name__}: {error})"
+            ) from error
+
+    def load_all(self) -> None:
+        """Imports everything that its entry points promise.
+
+        :raises MetadataError: if something is not there.
+        """
+        for entries in self.entry_points.values():
+            for value in entries.values():
+                self.load(value)
+
+    def missing_parts(self) -> list[str]:
+        """The files that every plugin has and this one lacks."""
+        package = Path("src") / self.module
+        parts = (package / "__init__.py", package / "py.typed", Path("tests"))
+        missing = [str(part) for part in parts if not (self.folder / part).exists()]
+        if not missing and not list(self.folder.glob("tests/test_*.py")):
+            missing.append("tests/test_*.py")
+        return missing
+
+    def pyproject(self, kernel: Kernel) -> str:
+        """The text of its ``pyproject.toml``."""
+        return (
+            _templates()
+            .get_template("plugin.pyproject.toml.jinja")
+            .render(plugin=self, kernel=kernel)
+        )
+
+    def readme(self) -> str:
+        """The text of its ``README.md``."""
+        kind = self.kinds[0]
+        name, value = next(iter(self.entry_points[GROUPS[kind]].items()))
+        settings = "".join(f", {field}={setting!r}" for field, setting in self.example.items())
+        engine = kind == "engine"
+        return (
+            _templates()
+            .get_template("plugin.README.md.jinja")
+            .render(
+                plugin=self,
+                name=name,
+                engine=engine,
+                method=self.load(value),
+                aliases=self.aliases(kind, value),
+                arguments=f'"{name}", model{settings}' if engine else f'model, "{name}"{settings}',
+            )
+        )
+
+    def _check_names(self) -> None:
+        if not is_canonical(self.name):
+            raise MetadataError(f"{self.name!r} is not in kebab-case")
+        for kind in KINDS:
+            canonical = self.entry_points.get(GROUPS[kind], {})
+            for name in canonical:
+                if not is_canonical(name):
+                    raise MetadataError(f"the {kind} {name!r} is not in kebab-case")
+            for alias, value in self.entry_points.get(ALIAS_GROUPS[kind], {}).items():
+                if value not in canonical.values():
+                    raise MetadataError(f"the alias {alias!r} points to no {kind} of this plugin")
+
+
+def _refuse_what_would_be_lost(metadata: Mapping[str, Any]) -> None:
+    tables = {
+        "": (metadata, {"build-system", "project", "tool"}),
+        "project.": (metadata.get("project", {}), _KEPT_IN_PROJECT),
+        "tool.": (metadata.get("tool", {}), _KEPT_IN_TOOL),
+        "tool.jdframework.": (metadata.get("tool", {}).get("jdframework", {}), {"example"}),
+    }
+    lost = [
+        prefix + name for prefix, (table, kept) in tables.items() for name in table.keys() - kept
+    ]
+    if lost:
+        raise MetadataError(f"the template has no place for {', '.join(sorted(lost))}")
+
+
+def _in_order(groups: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    known = [group for group in _GROUP_ORDER if group in groups]
+    others = sorted(groups.keys() - set(known))
+    return {group: dict(sorted(groups[group].items())) for group in (*known, *others)}
+
+
+def _foreign(requirements: list[str]) -> tuple[str, ...]:
+    """The requirements that are not rendered."""
+    rendered = {key("jdframework"), key(DEFAULT_ENGINE)}
+    return tuple(
+        r for r in requirements if key(re.split(r"[^\w.-]", r, maxsplit=1)[0]) not in rendered
+    )
+
+
+def _toml(value: Any) -> str:
+    """A string, a number, a list or a table on one line; JSON's strings are TOML's."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  # these are no web pages
+    )
+    environment.filters["toml"] = _toml
+    return environment

@@ -1,0 +1,125 @@
+"""Keeps the metadata of all plugins in one shape: ``python tools/plugins.py render|check|list``.
+
+What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates
+come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from plugin_folder import Kernel, MetadataError, Plugin
+
+from jdframework.names import key
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """The command.
+
+    :return: 1 if a plugin's metadata cannot be used, or if ``check`` found a difference.
+    """
+    parser = argparse.ArgumentParser(prog="tools/plugins.py", description=__doc__)
+    parser.add_argument("action", choices=["render", "check", "list"])
+    action = parser.parse_args(arguments).action
+    if action == "list":
+        print("\n".join(listing(root)))
+        return 0
+    if action == "render":
+        for path in render(root):
+            print(f"wrote {path.relative_to(root)}")
+    lines = drift(root)
+    print("\n".join(lines) or "the metadata of every plugin is up to date")
+    return 1 if lines else 0
+
+
+def folders(root: Path) -> list[Path]:
+    """Every plugin's folder, ``plugins/<family>/<name>``."""
+    described = {path.parent for path in root.glob("plugins/*/*/pyproject.toml")}
+    with_code = {path.parents[2] for path in root.glob("plugins/*/*/src/*/*.py")}
+    return sorted(described | with_code)
+
+
+def listing(root: Path) -> Iterator[str]:
+    """One line for each plugin: family, name, kinds, and what it needs besides the kernel."""
+    for folder in folders(root):
+        plugin = Plugin.read(folder)
+        further = f"needs {', '.join(plugin.dependencies)}" if plugin.dependencies else ""
+        kinds = ", ".join(plugin.kinds)
+        yield f"{folder.parent.name:14}{plugin.name:20}{kinds:24}{further}".rstrip()
+
+
+def render(root: Path) -> list[Path]:
+    """Writes every file that differs from what it should be."""
+    expected, _ = _expected(root)
+    stale = [path for path, text in expected.items() if _text(path) != text]
+    for path in stale:
+        path.write_text(expected[path], "utf-8")
+    return stale
+
+
+def drift(root: Path) -> list[str]:
+    """One line for each thing that is not as it should be."""
+    expected, mistakes = _expected(root)
+    stale = [path for path, text in expected.items() if _text(path) != text]
+    return mistakes + [
+        f"{path.relative_to(root)}: differs from its template; run python tools/plugins.py render"
+        for path in stale
+    ]
+
+
+def _expected(root: Path) -> tuple[dict[Path, str], list[str]]:
+    """What each rendered file should hold, and what keeps some from being rendered."""
+    kernel = Kernel.read(root)
+    files: dict[Path, str] = {}
+    mistakes = []
+    plugins = []
+    for folder in folders(root):
+        where = folder.relative_to(root)
+        try:
+            plugin = Plugin.read(folder)
+            plugins.append(plugin)
+            files[folder / "pyproject.toml"] = plugin.pyproject(kernel)
+            files[folder / "README.md"] = plugin.readme()
+            plugin.load_all()
+        except MetadataError as error:
+            mistakes.append(f"{where}: {error}")
+        else:
+            mistakes += [f"{where}: {part} is missing" for part in plugin.missing_parts()]
+    mistakes += _clashes(plugins)
+    if len(plugins) == len(folders(root)):
+        files[root / "jdframework" / "directory.json"] = _directory(plugins)
+    return files, mistakes
+
+
+def _clashes(plugins: Iterable[Plugin]) -> list[str]:
+    owners: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for plugin in plugins:
+        for entry in plugin.published():
+            for name in (entry["name"], *entry["aliases"]):
+                owners[entry["kind"], key(name)].add(plugin.distribution)
+    return [
+        f"plugins: the {kind} {name!r} is offered by {' and by '.join(sorted(distributions))}"
+        for (kind, name), distributions in sorted(owners.items())
+        if len(distributions) > 1
+    ]
+
+
+def _directory(plugins: Iterable[Plugin]) -> str:
+    entries = [entry for plugin in plugins for entry in plugin.published()]
+    entries.sort(key=lambda entry: (entry["name"], entry["kind"]))
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text("utf-8") if path.exists() else None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
