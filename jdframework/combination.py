@@ -44,7 +44,7 @@ def combine(
     gramian = linalg.gramian(blocks)
     if check is not None:
         check(gramian)
-    weighting = method.weighting if isinstance(method, WeightedSum) else method
+    weighting: Any = method.weighting if isinstance(method, WeightedSum) else method
     if weighting.kind == "weighting":
         weights = weights_of(weighting, gramian, blocks, losses)
         found = linalg.weighted_sum(blocks, weights)
@@ -64,7 +64,9 @@ def weights_of(
 ) -> Float[Tensor, " m"]:
     """The weights, the weighting being given what it says it needs."""
     statistic = _joined(blocks) if "jacobian" in weighting.needs else gramian
-    extra = {"losses": losses.flatten()} if "losses" in weighting.needs and losses is not None else {}
+    extra = {}
+    if losses is not None and "losses" in weighting.needs:
+        extra["losses"] = losses.flatten()
     weights: Tensor = weighting(statistic, **extra)
     return weights
 
@@ -74,7 +76,7 @@ def _joined(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def _split(direction: Tensor, blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    parts = direction.split([block[0].numel() for block in blocks])
+    parts = torch.split(direction, [block[0].numel() for block in blocks])
     return tuple(
         part.to(block.dtype).reshape(block.shape[1:])
         for part, block in zip(parts, blocks, strict=True)

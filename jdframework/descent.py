@@ -67,7 +67,9 @@ class Descent:
     ) -> None:
         if on_nonfinite not in get_args(OnNonFinite):
             allowed = ", ".join(map(repr, get_args(OnNonFinite)))
-            raise ConfigError(f"on_nonfinite = {on_nonfinite!r} was given, but it is one of {allowed}")
+            raise ConfigError(
+                f"on_nonfinite = {on_nonfinite!r} was given, but it is one of {allowed}"
+            )
         self._modules = _checked_modules(modules)
         self._method = registry.method(method, prefer=_preferred_kinds(engine), **config)
         _move_with(self._modules, self._method)
@@ -321,8 +323,9 @@ def _preferred_kinds(engine: Spec) -> tuple[Kind, ...]:
 
 
 def _checked_modules(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    single = isinstance(modules, nn.Module) or not isinstance(modules, Iterable)
-    found = (modules,) if single else tuple(modules)
+    found: tuple[Any, ...] = (modules,)
+    if isinstance(modules, Iterable) and not isinstance(modules, nn.Module):
+        found = tuple(modules)
     if not found or not all(isinstance(module, nn.Module) for module in found):
         raise ConfigError(
             f"modules must be a torch.nn.Module or a sequence of them, not {modules!r}"
@@ -343,5 +346,5 @@ def _batch_dim_for(engine: str | Mapping[str, Any], batch_dim: int | None) -> di
 
 
 def _like(given: Objectives, weights: Tensor) -> list[Tensor]:
-    parts = weights.reshape(-1).split([tensor.numel() for tensor in given.tensors])
+    parts = torch.split(weights.reshape(-1), [tensor.numel() for tensor in given.tensors])
     return [part.reshape(t.shape).to(t.dtype) for part, t in zip(parts, given.tensors, strict=True)]

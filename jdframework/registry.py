@@ -24,6 +24,7 @@ from jdframework.names import KINDS, Kind, Need, check_kind, is_canonical, neare
 if TYPE_CHECKING:
     from torch import nn
 
+    from jdframework.bases import WeightedSum
     from jdframework.config import Paper
     from jdframework.protocols import Aggregator, Engine, Scalarizer, Weighting
 
@@ -120,7 +121,9 @@ def aggregator(spec: Spec, /, **config: Any) -> Aggregator:
     tensor([4., 6.])
     """
     found = method(spec, prefer=("aggregator", "weighting"), **config)
-    return _weighted_sum(found) if found.kind == "weighting" else cast("Aggregator", found)
+    if found.kind == "weighting":
+        found = _weighted_sum(found)
+    return cast("Aggregator", found)
 
 
 def scalarizer(spec: Spec, /, **config: Any) -> Scalarizer:
@@ -191,7 +194,7 @@ def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
         _check_free(offer)
         _check_class(offer, cls)
         discovery.add_registered(offer, cls)
-        _name_class(cls, name)
+        cast(Any, cls).name = name
         return cls
 
     return add
@@ -278,7 +281,7 @@ def _kind_of_instance(instance: object) -> Kind | None:
     return next((k for k in KINDS if getattr(type(instance), "kind", None) == k), None)
 
 
-def _weighted_sum(inner: Weighting) -> Aggregator:
+def _weighted_sum(inner: Weighting) -> WeightedSum:
     from jdframework.bases import WeightedSum
 
     return WeightedSum(inner)
@@ -370,7 +373,7 @@ def _load(offer: Offer) -> Any:
             f"({type(error).__name__}: {error}): reinstall or remove that distribution"
         ) from error
     _check_class(offer, cls)
-    _name_class(cls, offer.name)
+    cls.name = offer.name
     return cls
 
 
@@ -378,11 +381,6 @@ def _source(offer: Offer) -> str:
     if offer.distribution is None:
         return offer.value
     return f"{offer.distribution} {offer.version}"
-
-
-def _name_class(cls: Any, name: str) -> None:
-    if "name" not in vars(cls):
-        cls.name = name
 
 
 def _check_class(offer: Offer, cls: object) -> None:

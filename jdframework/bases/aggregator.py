@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.bases.method import BaseMethod, name_of
+from jdframework.bases.method import BaseMethod
 from jdframework.bases.weighting import at_least_float32, check_jacobian
 from jdframework.names import Kind, Need
 from jdframework.protocols import Weighting
@@ -23,7 +23,7 @@ class Aggregator(BaseMethod, ABC):
     """
 
     kind: ClassVar[Kind] = "aggregator"
-    needs: ClassVar[frozenset[Need]] = frozenset({"jacobian"})
+    needs: frozenset[Need] = frozenset({"jacobian"})
 
     def __call__(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
         """The direction.
@@ -37,7 +37,7 @@ class Aggregator(BaseMethod, ABC):
         if not isinstance(direction, Tensor) or direction.shape != jacobian.shape[1:]:
             got = list(direction.shape) if isinstance(direction, Tensor) else type(direction)
             raise TypeError(
-                f"the aggregator {name_of(type(self))!r} must return a tensor of shape "
+                f"the aggregator {self.name!r} must return a tensor of shape "
                 f"[{jacobian.shape[1]}], but returned {got}"
             )
         return direction.to(device=jacobian.device, dtype=jacobian.dtype)
@@ -57,16 +57,8 @@ class WeightedSum(Aggregator):
         super().__init__()
         self.weighting = weighting
         self.config = weighting.config
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # an instance's name is its weighting's
-        """The weighting's name."""
-        return name_of(type(self.weighting))
-
-    @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]  # likewise
-        """The weighting's needs."""
-        return self.weighting.needs
+        self.name = weighting.name
+        self.needs = weighting.needs
 
     def extra_repr(self) -> str:
         """Nothing: the weighting prints its own settings."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from jdframework.bases.aggregator import Aggregator
 from jdframework.bases.engine import Engine
 from jdframework.bases.scalarizer import Scalarizer
@@ -9,7 +11,7 @@ from jdframework.bases.weighting import Weighting
 from jdframework.config import Config, Paper
 from jdframework.names import NEEDS, Kind
 
-_BASES: dict[Kind, type] = {
+_BASES: Final[dict[Kind, type[Weighting | Aggregator | Scalarizer | Engine]]] = {
     "weighting": Weighting,
     "aggregator": Aggregator,
     "scalarizer": Scalarizer,
@@ -34,5 +36,6 @@ def mistakes(cls: object, kind: Kind) -> list[str]:
         found.append(f"{cls.__name__}.paper is no jdframework.config.Paper")
     unknown = sorted(set(cls.needs) - NEEDS)
     if unknown:
-        found.append(f"{cls.__name__}.needs has {', '.join(unknown)}; known are {', '.join(sorted(NEEDS))}")
+        known = ", ".join(sorted(NEEDS))
+        found.append(f"{cls.__name__}.needs has {', '.join(unknown)}; known are {known}")
     return found

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework.bases.method import name_of
+from jdframework.bases.method import made_up_name
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.names import Kind, Need
@@ -41,10 +41,10 @@ class Engine(ABC):
     """
 
     kind: ClassVar[Kind] = "engine"
-    name: ClassVar[str]
+    name: str
     Config: ClassVar[type[Config]] = EngineConfig
     paper: ClassVar[Paper | None] = None
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
     trainable: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]]
     """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
@@ -54,12 +54,17 @@ class Engine(ABC):
     config: Any
     """The frozen settings, an instance of ``Config``."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = made_up_name(cls)
+
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
-        self.config = validated(self.Config, name_of(type(self)), config)
+        self.config = validated(self.Config, self.name, config)
         self.modules = modules
         reason = self.refusal(modules, self.config)
         if reason is not None:
-            raise UnsupportedModelError(f"the engine {name_of(type(self))!r} refuses: {reason}")
+            raise UnsupportedModelError(f"the engine {self.name!r} refuses: {reason}")
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
@@ -86,7 +91,7 @@ class Engine(ABC):
         :raises UnsupportedModelError: if this engine never forms the Jacobian.
         """
         raise UnsupportedModelError(
-            f"the engine {name_of(type(self))!r} does not form the Jacobian: "
+            f"the engine {self.name!r} does not form the Jacobian: "
             f"use jd.engine('autojac', …) or jd.engine('chunked', …)"
         )
 
@@ -142,7 +147,7 @@ class Engine(ABC):
         gramian = self.compute_gramian(losses).double()
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
         u = torch.randn(len(gramian), dtype=torch.float64, device=gramian.device)
-        parts = u.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(u, [tensor.numel() for tensor in tensors])
         gradients = torch.autograd.grad(
             tensors,
             self.parameters,

@@ -1,4 +1,4 @@
-"""What weightings, aggregators and scalarizers share: a name, validated settings, all state saved."""
+"""What weightings, aggregators and scalarizers share: a name, checked settings, saved state."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ class BaseMethod(nn.Module):
     """
 
     kind: ClassVar[Kind]
-    name: ClassVar[str]
+    name: str
     Config: ClassVar[type[Config]] = Config
     paper: ClassVar[Paper | None] = None
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
     trainable: ClassVar[bool] = False
 
     config: Any
     """The frozen settings, an instance of ``Config``."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = made_up_name(cls)
+
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.config = validated(self.Config, name_of(type(self)), config)
+        self.config = validated(self.Config, self.name, config)
 
     def extra_repr(self) -> str:
         """The settings that differ from their defaults."""
@@ -54,25 +59,26 @@ class BaseMethod(nn.Module):
         constant = None if values is None else torch.tensor(values, dtype=torch.float64)
         self.register_buffer(name, constant, persistent=False)
 
+    def constant(self, name: str, m: int, like: Tensor) -> Float[Tensor, " m"]:
+        """What :meth:`register_constant` keeps, in the dtype and on the device of ``like``.
 
-def name_of(cls: type) -> str:
-    """The canonical name of a method's class; before it is resolved, one made from the class's."""
-    name = getattr(cls, "name", None)
-    if isinstance(name, str):
-        return name
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+        :raises ConfigError: if it has not one value for each of the ``m`` objectives.
+        """
+        values = self.get_buffer(name)
+        if values.shape != (m,):
+            raise ConfigError(
+                f"{self.name}: {name} has {values.numel()} values, but there are {m} objectives"
+            )
+        return values.to(device=like.device, dtype=like.dtype)
 
 
-def check_length(method: BaseMethod, field: str, values: Tensor, m: int) -> None:
-    """Refuses a setting whose length is not the number of objectives.
+def made_up_name(cls: type) -> str:
+    """What a class is called before the registry gives it its canonical name.
 
-    :raises ConfigError: naming the method, the field and both numbers.
+    >>> made_up_name(type("InverseNorm", (), {}))
+    'inverse-norm'
     """
-    if values.shape != (m,):
-        raise ConfigError(
-            f"{name_of(type(method))}: {field} has {values.numel()} values, "
-            f"but there are {m} objectives"
-        )
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
 
 
 class SeededConfig(Config):
@@ -126,9 +132,10 @@ class Randomised(BaseMethod):
         :raises ConfigError: if one of the two was made with a seed and the other without.
         """
         if (self._generator is None) != (state.numel() == 0):
+            saved = "with" if state.numel() else "without"
             raise ConfigError(
-                f"{name_of(type(self))}: the state was saved {'with' if state.numel() else 'without'}"
-                f" a seed, but this instance has seed={self.config.seed}"
+                f"{self.name}: the state was saved {saved} a seed, "
+                f"but this instance has seed={self.config.seed}"
             )
         if self._generator is not None:
             self._generator.set_state(state.cpu())
@@ -140,7 +147,7 @@ class Randomised(BaseMethod):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator_state = state.pop("_generator")
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
         self._generator = self._fresh_generator()
         self.set_extra_state(generator_state)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from jdframework.bases.method import BaseMethod, name_of
+from jdframework.bases.method import BaseMethod
 from jdframework.bases.weighting import at_least_float32
 from jdframework.config import Config
 from jdframework.names import Kind, Need
@@ -23,7 +23,7 @@ class Scalarizer(BaseMethod, ABC):
     """
 
     kind: ClassVar[Kind] = "scalarizer"
-    needs: ClassVar[frozenset[Need]] = frozenset({"losses"})
+    needs: frozenset[Need] = frozenset({"losses"})
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The scalar, differentiable in the losses.
@@ -32,12 +32,12 @@ class Scalarizer(BaseMethod, ABC):
         :raises ValueError: if there is none.
         """
         if not losses.numel():
-            raise ValueError(f"{name_of(type(self))} needs at least one loss, but was given none")
+            raise ValueError(f"{self.name} needs at least one loss, but was given none")
         value = super().__call__(losses.to(at_least_float32(losses.dtype)))
         if not isinstance(value, Tensor) or value.ndim:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
-                f"the scalarizer {name_of(type(self))!r} must return a tensor of shape [], "
+                f"the scalarizer {self.name!r} must return a tensor of shape [], "
                 f"but returned {got}"
             )
         return value.to(losses.dtype)
@@ -89,7 +89,7 @@ class TrainableScalarizer(Scalarizer):
         """
         if losses.shape != self.s.shape:
             raise ValueError(
-                f"{name_of(type(self))} was made for losses of shape {list(self.s.shape)}, "
+                f"{self.name} was made for losses of shape {list(self.s.shape)}, "
                 f"but was given losses of shape {list(losses.shape)}"
             )
         return super().__call__(losses)

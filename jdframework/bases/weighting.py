@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.bases.method import BaseMethod, name_of
+from jdframework.bases.method import BaseMethod
 from jdframework.names import Kind, Need
 
 
@@ -30,7 +30,7 @@ class Weighting(BaseMethod, ABC):
         if not isinstance(weights, Tensor) or weights.shape != (m,):
             got = list(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise TypeError(
-                f"the weighting {name_of(type(self))!r} must return a tensor of shape [{m}], "
+                f"the weighting {self.name!r} must return a tensor of shape [{m}], "
                 f"but returned {got}"
             )
         return weights.to(device=statistic.device, dtype=statistic.dtype)
@@ -43,7 +43,7 @@ class GramianWeighting(Weighting):
     weights on any device; the caller gets them in the Gramian's dtype, on its device.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"gramian"})
+    needs: frozenset[Need] = frozenset({"gramian"})
 
     def __call__(self, gramian: Float[Tensor, "m m"], /, **extra: Tensor) -> Float[Tensor, " m"]:
         """The weights.
@@ -54,14 +54,14 @@ class GramianWeighting(Weighting):
         """
         if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not len(gramian):
             raise ValueError(
-                f"{name_of(type(self))} needs a Gramian of shape [m, m] with m >= 1, "
+                f"{self.name} needs a Gramian of shape [m, m] with m >= 1, "
                 f"not {list(gramian.shape)}"
             )
         return self._weights(gramian, working_dtype(gramian.device), extra)
 
     @abstractmethod
-    def forward(self, gramian: Float[Tensor, "m m"], /, **extra: Any) -> Float[Tensor, " m"]:
-        """The method's mathematics."""
+    def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
+        """The method's mathematics; one that needs the losses takes them as ``losses=None``."""
 
 
 class JacobianWeighting(Weighting):
@@ -70,7 +70,7 @@ class JacobianWeighting(Weighting):
     ``forward`` receives ``J`` detached, and half precision as float32.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"jacobian"})
+    needs: frozenset[Need] = frozenset({"jacobian"})
 
     def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " m"]:
         """The weights.
@@ -83,7 +83,7 @@ class JacobianWeighting(Weighting):
         return self._weights(jacobian, at_least_float32(jacobian.dtype), extra)
 
     @abstractmethod
-    def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Any) -> Float[Tensor, " m"]:
+    def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " m"]:
         """The method's mathematics."""
 
 
@@ -94,7 +94,7 @@ def check_jacobian(method: BaseMethod, jacobian: Tensor) -> None:
     """
     if jacobian.ndim != 2 or not len(jacobian):
         raise ValueError(
-            f"{name_of(type(method))} needs a Jacobian of shape [m, n] with m >= 1, "
+            f"{method.name} needs a Jacobian of shape [m, n] with m >= 1, "
             f"not {list(jacobian.shape)}"
         )
 

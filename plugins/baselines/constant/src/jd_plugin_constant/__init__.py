@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxtyping import Float
 from pydantic import Field
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from jdframework.bases import BaseMethod, GramianWeighting, Scalarizer
 from jdframework.config import Config, Vector
-from jdframework.errors import ConfigError
 from jdframework.names import Need
 
 __all__ = ["Constant", "ConstantConfig", "ConstantWeighting"]
@@ -27,16 +26,10 @@ class _FixedWeights(BaseMethod):
 
     Config = ConstantConfig
     config: ConstantConfig
-    weights: Tensor
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self.register_constant("weights", self.config.weights)
-
-    def _weights_for(self, like: Tensor, m: int) -> Tensor:
-        if m != len(self.weights):
-            raise ConfigError(f"constant has {len(self.weights)} weights, but there are {m} objectives")
-        return self.weights.to(device=like.device, dtype=like.dtype)
 
 
 class ConstantWeighting(_FixedWeights, GramianWeighting):
@@ -52,11 +45,11 @@ class ConstantWeighting(_FixedWeights, GramianWeighting):
     tensor([1.0000, 0.5000])
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """``w``."""
-        return self._weights_for(gramian, len(gramian))
+        return self.constant("weights", len(gramian), gramian)
 
 
 class Constant(_FixedWeights, Scalarizer):
@@ -76,4 +69,4 @@ class Constant(_FixedWeights, Scalarizer):
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``w · L``."""
-        return self._weights_for(losses, losses.numel()) @ losses.flatten()
+        return self.constant("weights", losses.numel(), losses) @ losses.flatten()

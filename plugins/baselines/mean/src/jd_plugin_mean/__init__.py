@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class MeanWeighting(GramianWeighting):
     tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """``1/m`` for each of the ``m`` objectives."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,7 +37,7 @@ class RandomWeighting(Randomised, GramianWeighting):
     """
 
     paper = _PAPER
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """``m`` positive numbers that sum to one."""

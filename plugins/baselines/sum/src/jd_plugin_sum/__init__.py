@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class SumWeighting(GramianWeighting):
     tensor([1., 1., 1.])
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """One for each of the ``m`` objectives."""

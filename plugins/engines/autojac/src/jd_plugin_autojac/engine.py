@@ -156,7 +156,7 @@ class Autojac(Engine):
                 f"(shapes {shapes}), for which a method without weights has no update: give "
                 f"features=…, or add their module to the Descent"
             )
-        parts = weights.split([output.numel() for output in outputs])
+        parts = torch.split(weights, [output.numel() for output in outputs])
         starts = [w.to(o).reshape(o.shape) for w, o in zip(parts, outputs, strict=True)]
         return gradients(outputs, outside, starts, retain_graph=retain_graph)
 
@@ -197,7 +197,9 @@ class Autojac(Engine):
         wanted = parallel_chunk_size or self.config.parallel_chunk_size
         if wanted is None:
             wanted = chunk_size(rows.m, used, graph.operations) if rows.is_batch else 1
-        blocks = iter(self._blocks(rows, graph.operations, min(wanted, rows.m), retain_graph))
+        with rows.leaving_grad_alone():
+            found = self._blocks(rows, graph.operations, min(wanted, rows.m), retain_graph)
+        blocks = iter(found)
         return tuple(next(blocks) if is_reached else None for is_reached in reached)
 
     def _blocks(
@@ -212,9 +214,10 @@ class Autojac(Engine):
         except (RuntimeError, NotImplementedError) as error:
             if batchable:
                 raise
+            blocks = rows.one_by_one(retain_graph)
             self._batchable[operations] = False
             self._tell_fallback(error)
-            return rows.one_by_one(retain_graph)
+            return blocks
         self._batchable[operations] = True
         return blocks
 

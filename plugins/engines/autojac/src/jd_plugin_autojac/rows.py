@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,17 @@ class Rows:
         """Whether all rows start from all outputs, so that one batched pass wastes nothing."""
         return self.starts is not None or len(self.outputs) == 1
 
+    @contextmanager
+    def leaving_grad_alone(self) -> Iterator[None]:
+        """A pass adds to the ``.grad`` of inputs that retain it; this puts it back."""
+        retained = [t for t in self.inputs if t.retains_grad and not t.is_leaf]
+        before = [tensor.grad for tensor in retained]
+        try:
+            yield
+        finally:
+            for tensor, grad in zip(retained, before, strict=True):
+                tensor.grad = grad
+
     def one_by_one(self, retain_graph: bool) -> list[Tensor]:
         """The blocks ``[m, *input.shape]``, by ``m`` ordinary backward passes."""
         blocks = [t.new_empty((self.m, *t.shape)) for t in self.inputs]
@@ -52,7 +64,7 @@ class Rows:
     def batched(self, chunk_size: int, retain_graph: bool) -> list[Tensor]:
         """The same blocks, ``chunk_size`` rows a pass, by ``torch.vmap``."""
         starts = self.starts if self.starts is not None else self._unit_starts()
-        chunks = list(zip(*(start.split(chunk_size) for start in starts), strict=True))
+        chunks = list(zip(*(torch.split(start, chunk_size) for start in starts), strict=True))
         parts = [
             self._batch(chunk, retain_graph=retain_graph or i < len(chunks) - 1)
             for i, chunk in enumerate(chunks)
@@ -89,7 +101,7 @@ class Rows:
 
     def _unit_starts(self) -> list[Tensor]:
         identity = torch.eye(self.m, dtype=self.outputs[0].dtype, device=self.outputs[0].device)
-        parts = identity.split([output.numel() for output in self.outputs], dim=1)
+        parts = torch.split(identity, [output.numel() for output in self.outputs], dim=1)
         return [
             part.to(output).reshape(self.m, *output.shape)
             for part, output in zip(parts, self.outputs, strict=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting
 from jdframework.config import Config, Paper, Vector
-from jdframework.errors import ConfigError
 from jdframework.linalg import project_on_dual_cone
 
 __all__ = ["UPGrad", "UPGradConfig"]
@@ -77,7 +76,6 @@ class UPGrad(GramianWeighting):
         year=2024,
         url="https://arxiv.org/abs/2406.16232",
     )
-    pref_vector: Tensor | None
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
@@ -93,14 +91,9 @@ class UPGrad(GramianWeighting):
 
     def _preferences(self, gramian: Tensor) -> Tensor:
         m = len(gramian)
-        if self.pref_vector is None:
+        if self.config.pref_vector is None:
             return gramian.new_full((m,), 1 / m)
-        if len(self.pref_vector) != m:
-            raise ConfigError(
-                f"upgrad: pref_vector has {len(self.pref_vector)} values, "
-                f"but there are {m} objectives"
-            )
-        return self.pref_vector.to(gramian)
+        return self.constant("pref_vector", m, gramian)
 
     def _conditioned(self, gramian: Tensor) -> Tensor:
         if self.config.norm_eps == 0.0 == self.config.reg_eps:

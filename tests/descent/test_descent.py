@@ -1,0 +1,470 @@
+"""The training-loop object: one line for every method, and nothing wrong in silence."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import jdframework as jd
+from jdframework.bases import Aggregator, GramianWeighting, Scalarizer
+from jdframework.config import Config
+
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def settings(name: str, m: int) -> dict[str, Any]:
+    """What a method that is named needs for ``m`` objectives."""
+    required = jd.describe(name).config_schema.get("required", [])
+    known = {"shape": m, "weights": [1.0 + i for i in range(m)]}
+    return {field: known[field] for field in required}
+
+
+def every_method() -> list[str]:
+    kinds = ("weighting", "aggregator", "scalarizer")
+    names = {name for kind in kinds for name in jd.available(kind)}
+    return sorted(name for name in names if "cross-gramian" not in jd.describe(name).needs)
+
+
+def multitask() -> tuple[nn.Module, nn.ModuleDict, Tensor]:
+    trunk = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)).to(F64)
+    heads = nn.ModuleDict({"depth": nn.Linear(4, 1), "normals": nn.Linear(4, 2)}).to(F64)
+    return trunk, heads, torch.randn(7, 3, dtype=F64)
+
+
+def task_losses(heads: nn.ModuleDict, features: Tensor) -> dict[str, Tensor]:
+    return {name: head(features).square().mean() for name, head in heads.items()}
+
+
+def total(losses: dict[str, Tensor]) -> float:
+    return sum(float(loss.detach()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", every_method())
+class TestEveryMethod:
+    def test_one_loop_serves_it(self, name: str) -> None:
+        trunk, heads, x = multitask()
+        descent = jd.Descent(trunk, name, **settings(name, 2))
+        parameters = [*trunk.parameters(), *heads.parameters(), *descent.parameters()]
+        optimizer = torch.optim.SGD(parameters, lr=0.05)
+        before = total(task_losses(heads, trunk(x)))
+        for _ in range(30):
+            features = trunk(x)
+            step = descent.backward(task_losses(heads, features), features=features)
+            optimizer.step()
+            optimizer.zero_grad()
+            descent.after_update(task_losses(heads, trunk(x)))
+        descent.end_epoch()
+        assert step.names == ("depth", "normals")
+        assert not step.skipped
+        assert total(task_losses(heads, trunk(x))) < before
+
+    def test_the_update_is_the_weighted_gradient(self, name: str) -> None:
+        model = nn.Linear(3, 2).to(F64)
+        x = torch.randn(4, 3, dtype=F64)
+        descent = jd.Descent(model, name, batch_dim=0, **settings(name, 4))
+        step = descent.backward(model(x).square().mean(1))
+        found = model.weight.grad.clone()
+        assert step.losses.shape == (4,)
+        if step.weights is None:
+            pytest.skip(f"{name} is no weighted sum")
+        model.zero_grad()
+        model(x).square().mean(1).backward(step.weights.to(F64))
+        torch.testing.assert_close(found, model.weight.grad)
+
+    def test_its_state_loads_into_a_fresh_descent(self, name: str) -> None:
+        trunk, heads, x = multitask()
+        descent = jd.Descent(trunk, name, **settings(name, 2))
+        descent.backward(task_losses(heads, trunk(x)))
+        fresh = jd.Descent(trunk, name, **settings(name, 2))
+        fresh.load_state_dict(descent.state_dict())
+        assert fresh.state_dict().keys() == descent.state_dict().keys()
+
+
+class TestStep:
+    def test_it_tells_norms_cosines_and_conflict(self) -> None:
+        model = nn.Linear(2, 1, bias=False).to(F64)
+        x = torch.tensor([[3.0, 0.0], [-2.0, 0.0], [0.0, 1.0]], dtype=F64)
+        step = jd.Descent(model, "upgrad", batch_dim=0).backward(model(x).flatten())
+        assert step.norms.tolist() == [3.0, 2.0, 1.0]
+        assert step.cosines[0].tolist() == [1.0, -1.0, 0.0]
+        assert step.conflict == pytest.approx(1 / 3)
+        assert step.engine == "autojac"
+        assert step.names == ("0", "1", "2")
+
+    def test_entries_of_a_grid_of_losses_are_named_by_their_index(self) -> None:
+        model = nn.Linear(2, 3)
+        step = jd.Descent(model, "mgda").backward(model(torch.randn(2, 2)).square())
+        assert step.names == ("0,0", "0,1", "0,2", "1,0", "1,1", "1,2")
+
+    def test_a_scalarizers_weights_are_its_derivative(self) -> None:
+        trunk, heads, x = multitask()
+        descent = jd.Descent(trunk, "uw", shape=2)
+        with torch.no_grad():
+            next(iter(descent.parameters())).copy_(torch.tensor([0.0, math.log(2.0)]))
+        step = descent.backward(task_losses(heads, trunk(x)))
+        assert step.weights is not None
+        assert step.weights.tolist() == pytest.approx([0.5, 0.25])
+        assert step.gramian is None
+        assert step.engine == "autograd"
+        with pytest.raises(ValueError, match="autograd measured no gradients"):
+            _ = step.conflict
+
+    def test_one_objective_has_no_conflict(self) -> None:
+        model = nn.Linear(2, 1)
+        assert jd.Descent(model, "upgrad").backward([model(torch.ones(2)).sum()]).conflict == 0.0
+
+    def test_it_holds_no_graph(self) -> None:
+        model = nn.Linear(2, 1)
+        step = jd.Descent(model, "upgrad").backward(model(torch.randn(3, 2)).flatten())
+        for tensor in (step.losses, step.weights, step.gramian):
+            assert tensor is not None
+            assert not tensor.requires_grad
+
+
+class TestChoice:
+    def test_a_name_of_two_kinds_runs_the_cheaper_way_unless_an_engine_is_named(self) -> None:
+        model = nn.Linear(2, 2)
+        assert jd.Descent(model, "mean").method.kind == "scalarizer"
+        descent = jd.Descent(model, "mean", engine="autojac")
+        assert descent.method.kind == "weighting"
+        assert descent.backward(model(torch.ones(2))).gramian is not None
+
+    def test_both_ways_give_the_same_gradient(self) -> None:
+        model, x = nn.Linear(3, 2).to(F64), torch.randn(4, 3, dtype=F64)
+        found = []
+        for engine in ("auto", "autojac"):
+            model.zero_grad()
+            jd.Descent(model, "mean", engine=engine).backward(model(x).square().mean(1))
+            found.append(model.weight.grad.clone())
+        torch.testing.assert_close(found[0], found[1])
+
+    def test_specs_and_instances_are_taken_for_method_and_engine(self) -> None:
+        model = nn.Linear(2, 2)
+        engine = jd.engine({"name": "autojac", "parallel_chunk_size": 1}, model)
+        descent = jd.Descent(model, {"name": "UPGrad", "pref_vector": [1.0, 2.0]}, engine=engine)
+        assert descent.engine is engine
+        step = descent.backward(model(torch.ones(2)))
+        assert step.weights is not None
+        instance = jd.weighting("upgrad")
+        assert jd.Descent(model, instance).method is instance
+
+    def test_an_engine_that_forms_no_jacobian_is_refused_for_a_method_that_needs_it(self) -> None:
+        class Median(Aggregator):
+            def forward(self, jacobian: Tensor, /) -> Tensor:
+                return jacobian.median(0).values
+
+        from jdframework.bases import Engine
+
+        class GramianOnly(Engine):
+            capabilities = frozenset({"gramian"})
+            compute_gramian = update = lambda self, *_: None
+
+        model = nn.Linear(2, 2)
+        with pytest.raises(jd.UnsupportedModelError, match=r"needs the jacobian.*engine='auto'"):
+            jd.Descent(model, Median(), engine=GramianOnly(model))
+
+    @pytest.mark.parametrize(
+        ("make", "error", "message"),
+        [
+            (lambda m: jd.Descent(m, "upgradd"), jd.UnknownNameError, "did you mean 'upgrad'"),
+            (lambda m: jd.Descent(m, "autojac"), jd.UnknownNameError, "is an engine, not a method"),
+            (lambda m: jd.Descent(m, "uw"), jd.ConfigError, "uw needs the setting 'shape'"),
+            (lambda m: jd.Descent(m, "mgda", engine="fast"), jd.UnknownNameError, "no engine is"),
+            (lambda m: jd.Descent(m, "mgda", on_nonfinite="no"), jd.ConfigError, "'raise', 'skip'"),
+            (lambda m: jd.Descent([], "mgda"), jd.ConfigError, "modules must be"),
+            (lambda m: jd.Descent("m", "mgda"), jd.ConfigError, "modules must be"),
+        ],
+    )
+    def test_a_wrong_argument_is_one_clear_sentence(
+        self, make: Any, error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            make(nn.Linear(2, 2))
+
+
+class TestFeatures:
+    def test_heads_get_their_plain_gradient(self) -> None:
+        trunk, heads, x = multitask()
+        features = trunk(x)
+        jd.Descent(trunk, "mgda").backward(task_losses(heads, features), features=features)
+        found = heads["depth"].weight.grad.clone()
+        heads.zero_grad()
+        task_losses(heads, trunk(x))["depth"].backward()
+        torch.testing.assert_close(found, heads["depth"].weight.grad)
+
+    def test_without_features_heads_get_the_weighted_gradient(self) -> None:
+        trunk, heads, x = multitask()
+        step = jd.Descent(trunk, "mgda").backward(task_losses(heads, trunk(x)))
+        found = heads["depth"].weight.grad.clone()
+        heads.zero_grad()
+        task_losses(heads, trunk(x))["depth"].backward()
+        assert step.weights is not None
+        torch.testing.assert_close(found, step.weights[0] * heads["depth"].weight.grad)
+
+    def test_trunk_gradients_are_the_same_either_way(self) -> None:
+        trunk, heads, x = multitask()
+        found = []
+        for cut in (True, False):
+            trunk.zero_grad()
+            features = trunk(x)
+            jd.Descent(trunk, "upgrad").backward(
+                task_losses(heads, features), features=features if cut else None
+            )
+            found.append(trunk[0].weight.grad.clone())
+        torch.testing.assert_close(found[0], found[1])
+
+    def test_several_modules_may_share_the_objectives(self) -> None:
+        trunk, heads, x = multitask()
+        descent = jd.Descent([trunk[0], trunk[2]], "upgrad")
+        features = trunk(x)
+        descent.backward(task_losses(heads, features), features=features)
+        found = trunk[0].weight.grad.clone()
+        trunk.zero_grad()
+        features = trunk(x)
+        jd.Descent(trunk, "upgrad").backward(task_losses(heads, features), features=features)
+        torch.testing.assert_close(found, trunk[0].weight.grad)
+
+
+def nan_loss(model: nn.Module) -> Tensor:
+    return torch.stack([model(torch.ones(2)).sum(), model(torch.full((2,), math.nan)).sum()])
+
+
+def nan_gradient(model: nn.Module) -> Tensor:
+    return torch.stack([model(torch.ones(2)).sum(), (0 * model(torch.ones(2)).sum()).sqrt()])
+
+
+@pytest.mark.parametrize("name", ["upgrad", "mean"])
+@pytest.mark.parametrize("losses", [nan_loss, nan_gradient])
+class TestNonFinite:
+    def test_it_is_raised_with_the_step_and_grad_is_untouched(self, name: str, losses: Any) -> None:
+        model = nn.Linear(2, 1, bias=False)
+        descent = jd.Descent(model, name)
+        descent.backward(model(torch.randn(2, 2)).flatten())
+        before = model.weight.grad.clone()
+        with pytest.raises(jd.NonFiniteError, match="^step 1: .*finite"):
+            descent.backward(losses(model))
+        assert torch.equal(model.weight.grad, before)
+
+    def test_it_is_skipped_when_asked(self, name: str, losses: Any) -> None:
+        model = nn.Linear(2, 1, bias=False)
+        step = jd.Descent(model, name, on_nonfinite="skip").backward(losses(model))
+        assert step.skipped
+        assert step.weights is None
+        assert model.weight.grad is None
+
+    def test_it_propagates_when_asked(self, name: str, losses: Any) -> None:
+        model = nn.Linear(2, 1, bias=False)
+        step = jd.Descent(model, name, on_nonfinite="propagate").backward(losses(model))
+        assert not step.skipped
+        assert not bool(torch.isfinite(model.weight.grad).all())
+
+
+def test_a_non_finite_objective_is_named() -> None:
+    trunk, heads, x = multitask()
+    losses = task_losses(heads, trunk(x))
+    losses["normals"] = losses["normals"] * math.inf
+    with pytest.raises(jd.NonFiniteError, match="step 0: the loss of objective 'normals' is not"):
+        jd.Descent(trunk, "upgrad").backward(losses)
+    losses = task_losses(heads, trunk(x))
+    losses["depth"] = (losses["depth"] * 0).sqrt()
+    with pytest.raises(jd.NonFiniteError, match="the gradient of objective 'depth' is not"):
+        jd.Descent(trunk, "upgrad").backward(losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "message"),
+    [
+        (lambda y: [], ValueError, "losses is empty"),
+        (lambda y: {}, ValueError, "losses is empty"),
+        (lambda y: y[:0], ValueError, "losses is empty"),
+        (lambda y: {"a": y}, ValueError, r"losses\['a'\] has shape \[3\]"),
+        (lambda y: [y.sum(), 3.0], TypeError, r"losses\['1'\] must be a tensor, not float"),
+        (lambda y: {"a": y.sum(), "b": y.sum().detach()}, ValueError, r"losses\['b'\] does not req"),
+        (lambda y: y.detach(), ValueError, "losses does not require gradients"),
+    ],
+)
+@pytest.mark.parametrize("name", ["upgrad", "mean"])
+def test_wrong_losses_are_refused(name: str, losses: Any, error: Any, message: str) -> None:
+    model = nn.Linear(2, 3)
+    with pytest.raises(error, match=message):
+        jd.Descent(model, name).backward(losses(model(torch.ones(2))))
+
+
+@pytest.mark.parametrize("name", ["upgrad", "mean"])
+def test_an_exception_in_the_backward_pass_leaves_grad_and_the_next_step_right(name: str) -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            raise RuntimeError("no luck")
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    x = torch.randn(3, 2)
+    model[2].weight.grad = torch.ones(2, 2)
+    descent = jd.Descent(model, name)
+    with pytest.raises(RuntimeError, match="no luck"):
+        descent.backward(model[2](Fails.apply(model[:2](x))).square().mean(1))
+    assert model[0].weight.grad is None
+    assert torch.equal(model[2].weight.grad, torch.ones(2, 2))
+    model.zero_grad()
+    step = descent.backward(model(x).square().mean(1))
+    found = model[0].weight.grad.clone()
+    model.zero_grad()
+    assert step.weights is not None
+    model(x).square().mean(1).backward(step.weights)
+    torch.testing.assert_close(found, model[0].weight.grad)
+
+
+def test_gradients_accumulate_over_calls() -> None:
+    model, x = nn.Linear(3, 2).to(F64), torch.randn(4, 3, dtype=F64)
+    for name in ("upgrad", "mean"):
+        model.zero_grad()
+        descent = jd.Descent(model, name)
+        descent.backward(model(x).square().mean(1))
+        once = model.weight.grad.clone()
+        descent.backward(model(x).square().mean(1))
+        torch.testing.assert_close(model.weight.grad, 2 * once)
+
+
+@pytest.mark.parametrize("name", ["upgrad", "mean"])
+def test_the_graph_is_kept_only_when_asked(name: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    descent = jd.Descent(model, name)
+    losses = model(torch.randn(3, 2)).square().mean(1)
+    descent.backward(losses, retain_graph=True)
+    descent.backward(losses)
+
+
+@pytest.mark.parametrize("name", ["upgrad", "mean", "imtl-l"])
+def test_memory_stays_flat(name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    descent = jd.Descent(model, name, **settings(name, 4))
+
+    def step() -> weakref.ref[Tensor]:
+        hidden = model[:2](torch.randn(4, 3))
+        descent.backward(model[2](hidden).square().mean(1))
+        return weakref.ref(hidden)
+
+    traces = [step() for _ in range(5)]
+    gc.collect()
+    assert [trace() for trace in traces] == [None] * 5
+
+
+class TestProtocolsOfMethods:
+    def test_methods_that_act_after_the_update_or_per_epoch_are_told(self) -> None:
+        told: list[str] = []
+
+        class Told(Scalarizer):
+            def forward(self, losses: Tensor, /) -> Tensor:
+                return losses.sum()
+
+            def after_update(self, losses: Tensor, /) -> None:
+                told.append(f"after {losses.tolist()}")
+
+            def end_epoch(self) -> None:
+                told.append("epoch")
+
+            def reset(self) -> None:
+                told.append("reset")
+
+        descent = jd.Descent(nn.Linear(1, 1), Told())
+        descent.after_update({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+        descent.end_epoch()
+        descent.reset()
+        assert told == ["after [1.0, 2.0]", "epoch", "reset"]
+
+    def test_a_method_that_needs_the_losses_is_given_them(self) -> None:
+        class ByLoss(GramianWeighting):
+            needs = frozenset({"gramian", "losses"})
+
+            def forward(self, gramian: Tensor, /, losses: Tensor | None = None) -> Tensor:
+                assert losses is not None
+                return losses / losses.sum()
+
+        model = nn.Linear(2, 1).to(F64)
+        losses = model(torch.randn(3, 2, dtype=F64)).square().flatten()
+        step = jd.Descent(model, ByLoss()).backward(losses)
+        torch.testing.assert_close(step.weights, step.losses / step.losses.sum())
+
+    def test_a_method_of_the_cross_gramian_is_given_that_of_two_batches(self) -> None:
+        seen: list[Tensor] = []
+
+        class Cross(GramianWeighting):
+            needs = frozenset({"cross-gramian"})
+
+            def forward(self, gramian: Tensor, /) -> Tensor:
+                seen.append(gramian)
+                return gramian.diagonal()
+
+        model = nn.Linear(2, 2).to(F64)
+        descent = jd.Descent(model, Cross())
+        first, second = (model(torch.randn(5, 2, dtype=F64)).square().mean(0) for _ in range(2))
+        jacobians = [
+            torch.cat([b.reshape(2, -1) for b in jd.jac(l, list(model.parameters()), retain_graph=True)], 1)
+            for l in (first, second)
+        ]
+        descent.backward(first, independent=second)
+        torch.testing.assert_close(seen[0], jacobians[0] @ jacobians[1].T)
+        with pytest.raises(ValueError, match="needs the same objectives on an independent batch"):
+            descent.backward(model(torch.ones(1, 2, dtype=F64)).flatten())
+
+    def test_independent_batches_are_refused_where_they_mean_nothing(self) -> None:
+        model = nn.Linear(2, 2)
+        losses = model(torch.ones(2))
+        with pytest.raises(ValueError, match="makes no use of independent batches"):
+            jd.Descent(model, "mgda").backward(losses, independent=losses)
+
+
+def test_each_step_is_told_to_observers() -> None:
+    steps: list[jd.Step] = []
+
+    class Observer:
+        @jd.hooks.hookimpl
+        def jd_step(self, step: jd.Step) -> None:
+            steps.append(step)
+
+    observer = Observer()
+    jd.hooks.register(observer)
+    try:
+        model = nn.Linear(2, 2)
+        given = jd.Descent(model, "upgrad").backward(model(torch.ones(2)))
+    finally:
+        jd.hooks.unregister(observer)
+    assert steps == [given]
+
+
+def test_a_third_partys_method_registered_in_a_notebook_is_served() -> None:
+    class InverseNormConfig(Config):
+        power: float = 1.0
+
+    @jd.register("weighting", "inverse-norm-of-this-test")
+    class InverseNorm(GramianWeighting):
+        """Weights each objective by the inverse of its gradient's norm."""
+
+        Config = InverseNormConfig
+        config: InverseNormConfig
+
+        def forward(self, gramian: Tensor, /) -> Tensor:
+            return gramian.diagonal().sqrt() ** -self.config.power
+
+    try:
+        model = nn.Linear(2, 2)
+        step = jd.Descent(model, "InverseNorm of this test", power=2).backward(model(torch.ones(2)))
+        assert step.weights is not None
+        torch.testing.assert_close(step.weights, step.norms**-2)
+    finally:
+        jd.unregister("weighting", "inverse-norm-of-this-test")
