@@ -114,16 +114,18 @@ class Descent:
         """
         given = objectives(losses)
         check_differentiable(given)
+        values = given.values()
+        outcome: Outcome | None = None
         try:
+            self._check_losses(given, values)
             if self._engine is None:
-                outcome = self._scalarized(given, retain_graph)
+                outcome = self._scalarized(given, values, retain_graph)
             else:
                 outcome = self._descended(self._engine, given, features, independent, retain_graph)
-            step = self._record(given, outcome)
         except NonFiniteError:
             if self._on_nonfinite != "skip":
                 raise
-            step = self._record(given, None)
+        step = self._record(given, values, outcome)
         self._steps += 1
         hooks.call("jd_step", step=step)
         return step
@@ -189,9 +191,7 @@ class Descent:
             )
         return found
 
-    def _scalarized(self, given: Objectives, retain_graph: bool) -> Outcome:
-        values = given.values()
-        self._check_losses(given, values)
+    def _scalarized(self, given: Objectives, values: Tensor, retain_graph: bool) -> Outcome:
         leaf = values.clone().requires_grad_()
         leaves = [*leaves_of(given.tensors), *self._method.parameters()]
         with _Restored(leaves):
@@ -210,7 +210,6 @@ class Descent:
         independent: Losses | None,
         retain_graph: bool,
     ) -> Outcome:
-        self._check_losses(given, given.values())
         method = self._method
         if "cross-gramian" in method.needs:
             method = _Fixed(self._cross_weights(engine, given, independent))
@@ -273,11 +272,11 @@ class Descent:
             f"not finite; on_nonfinite='skip' would leave such steps out"
         )
 
-    def _record(self, given: Objectives, outcome: Outcome | None) -> Step:
+    def _record(self, given: Objectives, values: Tensor, outcome: Outcome | None) -> Step:
         return Step(
             names=given.names,
             skipped=outcome is None,
-            losses=given.values().reshape(-1),
+            losses=values.reshape(-1),
             weights=None if outcome is None else outcome.weights,
             gramian=None if outcome is None else outcome.gramian,
             engine=_AUTOGRAD if self._engine is None else self._engine.name,

@@ -1,8 +1,8 @@
 """Hook specifications: what an observer of training, resolution and the command line may add.
 
-An observer is a pluggy plugin with plain ``@hookimpl`` functions. It is offered by an installed
-distribution through the entry-point group ``jdframework.hooks``, or registered in the program by
-:func:`register`. Where there is none, a call costs one look at a flag; one that fails is reported
+An observer is a pluggy plugin with plain ``@hookimpl`` functions: a module, an object, or a class
+without arguments. It is offered by an installed distribution through the entry-point group
+``jdframework.hooks``, or registered in the program by :func:`register`. Where there is none, a call costs one look at a flag; one that fails is reported
 once in a warning, and training goes on.
 """
 
@@ -62,7 +62,9 @@ class _Observers:
     def _load_entry_points(self, plugins: pluggy.PluginManager) -> None:
         for entry_point in discovery.hook_entry_points():
             try:
-                plugins.register(entry_point.load(), name=entry_point.name)
+                loaded = entry_point.load()
+                observer = loaded() if isinstance(loaded, type) else loaded
+                plugins.register(observer, name=entry_point.name)
             except Exception as error:  # a broken observer must not stop the program
                 self._report(entry_point.name, f"cannot be loaded: {error!r}")
 
