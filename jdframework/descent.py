@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from jdframework import hooks, linalg, registry
 from jdframework.autograd_graph import leaves_of
 from jdframework.combination import weights_of
-from jdframework.engine_choice import cheapest, required
+from jdframework.engine_choice import Automatic, required
 from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
 from jdframework.names import Kind
 from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
@@ -74,6 +74,7 @@ class Descent:
         self._method = registry.method(method, prefer=_preferred_kinds(engine), **config)
         _move_with(self._modules, self._method)
         self._on_nonfinite = on_nonfinite
+        self._automatic: Automatic | None = None
         self._engine = self._engine_for(engine, batch_dim)
         self._steps = 0
 
@@ -121,7 +122,7 @@ class Descent:
             if self._engine is None:
                 outcome = self._scalarized(given, values, retain_graph)
             else:
-                outcome = self._descended(self._engine, given, features, independent, retain_graph)
+                outcome = self._served(self._engine, given, features, independent, retain_graph)
         except NonFiniteError:
             if self._on_nonfinite != "skip":
                 raise
@@ -178,7 +179,8 @@ class Descent:
         if self._method.kind == "scalarizer":
             return None
         if isinstance(engine, str) and engine == "auto":
-            return cheapest(self._modules, self._method, batch_dim)
+            self._automatic = Automatic(self._modules, self._method, batch_dim)
+            return self._automatic.engine
         if isinstance(engine, str | Mapping):
             found = registry.engine(engine, *self._modules, **_batch_dim_for(engine, batch_dim))
         else:
@@ -201,6 +203,22 @@ class Descent:
             torch.autograd.backward(given.tensors, starts, retain_graph=retain_graph)
             self._check_gradients(leaves)
         return Outcome(weights.reshape(-1), None)
+
+    def _served(
+        self,
+        engine: Engine,
+        given: Objectives,
+        features: Tensor | Sequence[Tensor] | None,
+        independent: Losses | None,
+        retain_graph: bool,
+    ) -> Outcome:
+        while True:
+            try:
+                return self._descended(engine, given, features, independent, retain_graph)
+            except UnsupportedModelError as refusal:
+                if self._automatic is None:
+                    raise
+                engine = self._engine = self._automatic.replace(refusal)
 
     def _descended(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from jdframework.autograd_graph import gradients
 from jdframework.bases.method import made_up_name
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
@@ -139,26 +140,30 @@ class Engine(ABC):
         return self.update(losses, method, features=features, retain_graph=retain_graph).weights
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
-        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
+        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for random signs ``u``; the graph stays.
 
         The right side is one plain backward pass, so the check needs no other implementation.
         Expect about 1e-6 in float32 and 1e-15 in float64.
         """
-        gramian = self.compute_gramian(losses).double()
+        return self.identity_error(losses, self.compute_gramian(losses))
+
+    def identity_error(
+        self, losses: Tensor | Sequence[Tensor], gramian: Float[Tensor, "m m"]
+    ) -> float:
+        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a given Gramian; the graph stays.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param gramian: What claims to be theirs.
+        """
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
-        u = torch.randn(len(gramian), dtype=torch.float64, device=gramian.device)
+        signs = torch.randint(2, (len(gramian),), generator=torch.Generator().manual_seed(0))
+        u = (2 * signs - 1).to(gramian.device)
         parts = torch.split(u, [tensor.numel() for tensor in tensors])
-        gradients = torch.autograd.grad(
-            tensors,
-            self.parameters,
-            [part.to(t.dtype).reshape(t.shape) for part, t in zip(parts, tensors, strict=True)],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        u = torch.cat([part.to(t.dtype).double() for part, t in zip(parts, tensors, strict=True)])
-        expected = sum(float(g.double().square().sum()) for g in gradients if g is not None)
-        found = float(u @ gramian @ u)
-        return abs(found - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)
+        starts = [p.to(t.dtype).reshape(t.shape) for p, t in zip(parts, tensors, strict=True)]
+        found = gradients(tensors, self.parameters, starts, retain_graph=True)
+        expected = sum(float(g.double().square().sum()) for g in found if g is not None)
+        claimed = float(u.double() @ gramian.double() @ u.double())
+        return abs(claimed - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)
 
     def close(self) -> None:
         """Leaves the model as it was before; the base keeps nothing on it."""
