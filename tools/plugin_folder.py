@@ -23,11 +23,17 @@ PREFIX: Final = "jd-plugin-"
 DEFAULT_ENGINE: Final = "jd-plugin-autojac"
 
 _GROUP_ORDER: Final = (*GROUPS.values(), *ALIAS_GROUPS.values(), HOOK_GROUP)
-_KEPT_IN_PROJECT: Final = frozenset(
-    "name version description readme requires-python license authors dependencies "
-    "optional-dependencies entry-points".split()
-)
-_KEPT_IN_TOOL: Final = frozenset({"flit", "jdframework"})
+_KEPT: Final[dict[str, frozenset[str]]] = {
+    "": frozenset({"build-system", "project", "tool"}),
+    "project.": frozenset(
+        {"name", "version", "description", "readme", "requires-python", "license", "authors"}
+        | {"dependencies", "optional-dependencies", "entry-points"}
+    ),
+    "tool.": frozenset({"flit", "jdframework"}),
+    "tool.flit.": frozenset({"module", "sdist"}),
+    "tool.jdframework.": frozenset({"example"}),
+}
+"""The keys that the template has a place for, by the table's path."""
 
 
 class MetadataError(ValueError):
@@ -99,12 +105,15 @@ class Plugin:
             raise MetadataError(str(error)) from error
         project, tool = metadata.get("project", {}), metadata.get("tool", {})
         _refuse_what_would_be_lost(metadata)
-        if not project.get("description") or not project.get("entry-points"):
-            raise MetadataError("[project] needs a description and entry points")
+        groups = project.get("entry-points", {})
+        if not project.get("description") or groups.keys().isdisjoint(GROUPS.values()):
+            raise MetadataError(
+                f"[project] needs a description, and entry points in {' or '.join(GROUPS.values())}"
+            )
         plugin = cls(
             folder=folder,
             description=project["description"].rstrip("."),
-            entry_points=_in_order(project["entry-points"]),
+            entry_points=_in_order(groups),
             dependencies=_foreign(project.get("dependencies", [])),
             optional_dependencies=project.get("optional-dependencies", {}),
             example=tool.get("jdframework", {}).get("example", {}),
@@ -131,6 +140,10 @@ class Plugin:
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of what it offers."""
         return tuple(kind for kind in KINDS if GROUPS[kind] in self.entry_points)
+
+    def names(self) -> dict[Kind, list[str]]:
+        """What it offers, without the aliases."""
+        return {kind: list(self.entry_points[GROUPS[kind]]) for kind in self.kinds}
 
     def own_dependencies(self, kernel: Kernel) -> tuple[str, ...]:
         """The kernel, and the default engine where a Jacobian is needed to use the plugin."""
@@ -168,7 +181,7 @@ class Plugin:
         module, _, attribute = value.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # noqa: BLE001  # a plugin's module may raise anything
+        except Exception as error:  # a plugin's module may raise anything
             raise MetadataError(
                 f"the entry point {value} cannot be loaded ({type(error).__name__}: {error})"
             ) from error
@@ -193,11 +206,7 @@ class Plugin:
 
     def pyproject(self, kernel: Kernel) -> str:
         """The text of its ``pyproject.toml``."""
-        return (
-            _templates()
-            .get_template("plugin.pyproject.toml.jinja")
-            .render(plugin=self, kernel=kernel)
-        )
+        return _filled("plugin.pyproject.toml.jinja", plugin=self, kernel=kernel)
 
     def readme(self) -> str:
         """The text of its ``README.md``."""
@@ -205,17 +214,14 @@ class Plugin:
         name, value = next(iter(self.entry_points[GROUPS[kind]].items()))
         settings = "".join(f", {field}={setting!r}" for field, setting in self.example.items())
         engine = kind == "engine"
-        return (
-            _templates()
-            .get_template("plugin.README.md.jinja")
-            .render(
-                plugin=self,
-                name=name,
-                engine=engine,
-                method=self.load(value),
-                aliases=self.aliases(kind, value),
-                arguments=f'"{name}", model{settings}' if engine else f'model, "{name}"{settings}',
-            )
+        return _filled(
+            "plugin.README.md.jinja",
+            plugin=self,
+            name=name,
+            engine=engine,
+            method=self.load(value),
+            aliases=self.aliases(kind, value),
+            arguments=f'"{name}", model{settings}' if engine else f'model, "{name}"{settings}',
         )
 
     def _check_names(self) -> None:
@@ -232,17 +238,14 @@ class Plugin:
 
 
 def _refuse_what_would_be_lost(metadata: Mapping[str, Any]) -> None:
-    tables = {
-        "": (metadata, {"build-system", "project", "tool"}),
-        "project.": (metadata.get("project", {}), _KEPT_IN_PROJECT),
-        "tool.": (metadata.get("tool", {}), _KEPT_IN_TOOL),
-        "tool.jdframework.": (metadata.get("tool", {}).get("jdframework", {}), {"example"}),
-    }
-    lost = [
-        prefix + name for prefix, (table, kept) in tables.items() for name in table.keys() - kept
-    ]
+    lost = []
+    for path, kept in _KEPT.items():
+        table: Any = metadata
+        for part in path.split(".")[:-1]:
+            table = table.get(part, {})
+        lost += [path + name for name in table if name not in kept]
     if lost:
-        raise MetadataError(f"the template has no place for {', '.join(sorted(lost))}")
+        raise MetadataError(f"the template has no place for {', '.join(lost)}")
 
 
 def _in_order(groups: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
@@ -266,6 +269,10 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _filled(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(values)
 
 
 @cache

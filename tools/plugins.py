@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from plugin_folder import Kernel, MetadataError, Plugin
-
 from jdframework.names import key
+from plugin_folder import Kernel, MetadataError, Plugin
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
