@@ -65,7 +65,9 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "jdframework.step": ("Step",),
 }
 _HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES: Final = frozenset({"bases", "config", "errors", "hooks", "linalg", "protocols", "testing"})
+_SUBMODULES: Final = frozenset(
+    {"bases", "config", "errors", "hooks", "linalg", "protocols", "testing"}
+)
 
 __all__ = [
     "BlockedNameError",

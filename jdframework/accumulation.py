@@ -29,11 +29,11 @@ def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -
                 f"and do its work after backward()"
             )
     for tensor, gradient in pairs:
-        gradient = gradient.to(device=tensor.device, dtype=tensor.dtype)
+        cast = gradient.to(device=tensor.device, dtype=tensor.dtype)
         if tensor.grad is None:
-            tensor.grad = gradient
+            tensor.grad = cast
         else:
-            tensor.grad += gradient
+            tensor.grad += cast
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the autograd graph of some tensors contains, in an order that does not change between runs."""
+"""What the autograd graph of some tensors contains, in the same order in every run."""
 
 from __future__ import annotations
 

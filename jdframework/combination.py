@@ -14,6 +14,7 @@ from jdframework import linalg
 from jdframework.bases import WeightedSum
 from jdframework.outcome import Check, Outcome
 
+
 @dataclass(frozen=True)
 class Combination:
     """An update, one block per parameter, and how it came about."""

@@ -33,7 +33,7 @@ def published() -> tuple[Published, ...]:
 def lookup(name: str, kind: Kind | None = None) -> Published | None:
     """The published plugin that ``name`` means, if one is known."""
     for entry in published():
-        if kind in (None, entry["kind"]):
-            if key(name) in (key(known) for known in (entry["name"], *entry["aliases"])):
-                return entry
+        names = {key(known) for known in (entry["name"], *entry["aliases"])}
+        if kind in (None, entry["kind"]) and key(name) in names:
+            return entry
     return None

@@ -116,7 +116,9 @@ def mtl_backward(
     outputs = _checked(losses, "losses", differentiable=True)
     starts = _checked_grad_tensors(grad_tensors, outputs)
     cut_at = _checked(features, "features", differentiable=True)
-    shared = leaves_of(cut_at) if shared_params is None else _checked(shared_params, "shared_params")
+    shared = (
+        leaves_of(cut_at) if shared_params is None else _checked(shared_params, "shared_params")
+    )
     tasks = _tasks_params(tasks_params, outputs, cut_at)
     _check_disjoint(tasks, shared)
     cut = differentiate_cut(

@@ -2,8 +2,8 @@
 
 An observer is a pluggy plugin with plain ``@hookimpl`` functions: a module, an object, or a class
 without arguments. It is offered by an installed distribution through the entry-point group
-``jdframework.hooks``, or registered in the program by :func:`register`. Where there is none, a call costs one look at a flag; one that fails is reported
-once in a warning, and training goes on.
+``jdframework.hooks``, or registered in the program by :func:`register`. Where there is none, a call
+costs one look at a flag; one that fails is reported once in a warning, and training goes on.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Observers:
                 loaded = entry_point.load()
                 observer = loaded() if isinstance(loaded, type) else loaded
                 plugins.register(observer, name=entry_point.name)
-            except Exception as error:  # a broken observer must not stop the program
+            except Exception as error:  # noqa: BLE001  # a broken observer stops nothing
                 self._report(entry_point.name, f"cannot be loaded: {error!r}")
 
     def _report(self, name: str, what: str) -> None:
@@ -91,7 +91,7 @@ class _Observers:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:  # an observer must never stop a training run
+            except Exception as error:  # noqa: BLE001  # an observer stops no training run
                 self._report(implementation.plugin_name, f"failed in {hook}: {error!r}")
 
 

@@ -82,7 +82,10 @@ def differentiate_cut(
     if direct:
         through, start = losses, _block_rows(losses, grad_tensors)
     else:
-        through, start = features, [_stacked(f, [r[i] for r in rows]) for i, f in enumerate(features)]
+        through, start = (
+            features,
+            [_stacked(f, [r[i] for r in rows]) for i, f in enumerate(features)],
+        )
     jacobians = engine.differentiate(
         through,
         shared_params,

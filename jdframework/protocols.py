@@ -146,4 +146,3 @@ class Differentiator(Protocol):
         parallel_chunk_size: int | None = None,
     ) -> tuple[Tensor | None, ...]:
         """One ``[m, *input.shape]`` per input, None for an input that no output depends on."""
-

@@ -20,7 +20,7 @@ _BASES: Final[dict[Kind, type[Weighting | Aggregator | Scalarizer | Engine]]] = 
 
 
 def mistakes(cls: object, kind: Kind) -> list[str]:
-    """One sentence for each thing that keeps ``cls`` from being a usable ``kind``; empty if none."""
+    """One sentence for each thing that keeps ``cls`` from being a usable ``kind``."""
     base = _BASES[kind]
     if not isinstance(cls, type):
         return [f"it is {type(cls).__name__} {cls!r}, not a class"]

@@ -140,7 +140,7 @@ class Engine(ABC):
         return self.update(losses, method, features=features, retain_graph=retain_graph).weights
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
-        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for random signs ``u``; the graph stays.
+        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
 
         The right side is one plain backward pass, so the check needs no other implementation.
         Expect about 1e-6 in float32 and 1e-15 in float64.
@@ -156,8 +156,10 @@ class Engine(ABC):
         :param gramian: What claims to be theirs.
         """
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
-        signs = torch.randint(2, (len(gramian),), generator=torch.Generator().manual_seed(0))
-        u = (2 * signs - 1).to(gramian.device)
+        u = torch.randn(
+            len(gramian), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        u = u.to(torch.float32).to(gramian.device)
         parts = torch.split(u, [tensor.numel() for tensor in tensors])
         starts = [p.to(t.dtype).reshape(t.shape) for p, t in zip(parts, tensors, strict=True)]
         found = gradients(tensors, self.parameters, starts, retain_graph=True)
@@ -188,7 +190,9 @@ class Engine(ABC):
 def _wrapped(modules: Sequence[nn.Module]) -> str | None:
     for module in modules:
         for inner in module.modules():
-            wrapper = next((c.__name__ for c in type(inner).__mro__ if c.__name__ in _WRAPPERS), None)
+            wrapper = next(
+                (c.__name__ for c in type(inner).__mro__ if c.__name__ in _WRAPPERS), None
+            )
             if wrapper is not None:
                 return (
                     f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "

@@ -69,7 +69,7 @@ class BaseMethod(nn.Module):
             raise ConfigError(
                 f"{self.name}: {name} has {values.numel()} values, but there are {m} objectives"
             )
-        return values.to(device=like.device, dtype=like.dtype)
+        return values.to(device=like.device, dtype=like.dtype, copy=True)
 
 
 def made_up_name(cls: type) -> str:

@@ -37,8 +37,7 @@ class Scalarizer(BaseMethod, ABC):
         if not isinstance(value, Tensor) or value.ndim:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
-                f"the scalarizer {self.name!r} must return a tensor of shape [], "
-                f"but returned {got}"
+                f"the scalarizer {self.name!r} must return a tensor of shape [], but returned {got}"
             )
         return value.to(losses.dtype)
 
@@ -50,9 +49,7 @@ class Scalarizer(BaseMethod, ABC):
 class ShapedConfig(Config):
     """Settings of a scalarizer that keeps one value per loss."""
 
-    shape: tuple[int, ...] = Field(
-        description="Shape of the losses, as an int or a tuple of ints."
-    )
+    shape: tuple[int, ...] = Field(description="Shape of the losses, as an int or a tuple of ints.")
 
     @field_validator("shape", mode="before")
     @classmethod

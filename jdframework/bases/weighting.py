@@ -22,7 +22,7 @@ class Weighting(BaseMethod, ABC):
     kind: ClassVar[Kind] = "weighting"
 
     def _weights(self, statistic: Tensor, working: torch.dtype, extra: dict[str, Tensor]) -> Tensor:
-        """Runs ``forward`` without gradients in ``working`` precision; the caller's dtype returns."""
+        """Runs ``forward`` in ``working`` precision, and gives the caller's dtype back."""
         with torch.no_grad():
             given = statistic.detach().to(working)
             weights = super().__call__(given, **extra)

@@ -290,7 +290,11 @@ def test_a_non_finite_objective_is_named() -> None:
         (lambda y: y[:0], ValueError, "losses is empty"),
         (lambda y: {"a": y}, ValueError, r"losses\['a'\] has shape \[3\]"),
         (lambda y: [y.sum(), 3.0], TypeError, r"losses\['1'\] must be a tensor, not float"),
-        (lambda y: {"a": y.sum(), "b": y.sum().detach()}, ValueError, r"losses\['b'\] does not req"),
+        (
+            lambda y: {"a": y.sum(), "b": y.sum().detach()},
+            ValueError,
+            r"losses\['b'\] does not req",
+        ),
         (lambda y: y.detach(), ValueError, "losses does not require gradients"),
     ],
 )
@@ -364,6 +368,11 @@ def test_memory_stays_flat(name: str) -> None:
     assert [trace() for trace in traces] == [None] * 5
 
 
+def jacobian(losses: Tensor, model: nn.Module) -> Tensor:
+    blocks = jd.jac(losses, list(model.parameters()), retain_graph=True)
+    return torch.cat([block.reshape(len(block), -1) for block in blocks], 1)
+
+
 class TestProtocolsOfMethods:
     def test_methods_that_act_after_the_update_or_per_epoch_are_told(self) -> None:
         told: list[str] = []
@@ -413,10 +422,7 @@ class TestProtocolsOfMethods:
         model = nn.Linear(2, 2).to(F64)
         descent = jd.Descent(model, Cross())
         first, second = (model(torch.randn(5, 2, dtype=F64)).square().mean(0) for _ in range(2))
-        jacobians = [
-            torch.cat([b.reshape(2, -1) for b in jd.jac(l, list(model.parameters()), retain_graph=True)], 1)
-            for l in (first, second)
-        ]
+        jacobians = [jacobian(losses, model) for losses in (first, second)]
         descent.backward(first, independent=second)
         torch.testing.assert_close(seen[0], jacobians[0] @ jacobians[1].T)
         with pytest.raises(ValueError, match="needs the same objectives on an independent batch"):

@@ -12,7 +12,7 @@ from jdframework.combination import combine
 
 
 class Ramp(GramianWeighting):
-    """Weights 1, 2, 3, …"""
+    """Weights 1, 2, 3 and so on."""
 
     def forward(self, gramian: Tensor, /) -> Tensor:
         return torch.arange(1.0, 1.0 + len(gramian)).to(gramian)
@@ -73,17 +73,17 @@ def test_half_precision_is_summed_in_float32() -> None:
 
 
 def test_the_gramian_is_shown_before_the_method_sees_it() -> None:
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def check(gramian: Tensor) -> None:
-        raise Stop
+        raise StoppedError
 
     class Never(GramianWeighting):
         def forward(self, gramian: Tensor, /) -> Tensor:
             raise AssertionError("the check came too late")
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         combine(Never(), blocks(), check=check)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
+
 import pytest
 import torch
-from jd_plugin_autojac import Autojac
-from jd_plugin_autojac.choice import chunk_size
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, JacobianWeighting
 from jdframework.testing.architectures import ARCHITECTURES, Architecture
+
+from jd_plugin_autojac import Autojac
+from jd_plugin_autojac.choice import chunk_size
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 QUIET = "ignore:There is a performance drop because we have not yet implemented:UserWarning"
@@ -29,7 +31,7 @@ class Mean(GramianWeighting):
 
 
 class Ramp(GramianWeighting):
-    """Weights 1, 2, 3, …"""
+    """Weights 1, 2, 3 and so on."""
 
     def forward(self, gramian: Tensor, /) -> Tensor:
         return torch.arange(1.0, 1.0 + len(gramian)).to(gramian)

@@ -146,7 +146,7 @@ class Autojac(Engine):
         weights: Tensor | None,
         retain_graph: bool,
     ) -> list[Tensor | None]:
-        """What ``losses.backward(weights)`` gives the leaves that are no parameters of the engine."""
+        """What ``losses.backward(weights)`` gives leaves that are not the engine's."""
         if not outside:
             return []
         if weights is None:
@@ -171,13 +171,9 @@ class Autojac(Engine):
         losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
         shared = self.parameters
         tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
-        cut = differentiate_cut(
-            self, losses, features, tasks, shared, retain_graph=retain_graph
-        )
+        cut = differentiate_cut(self, losses, features, tasks, shared, retain_graph=retain_graph)
         combined = combine(method, cut.shared_jacobians, losses=_values(outputs), check=check)
-        add_to_grad(
-            [*shared, *cut.head_params], [*combined.directions, *cut.head_gradients]
-        )
+        add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
         return combined.outcome
 
     def _jacobians(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -99,5 +98,6 @@ class UPGrad(GramianWeighting):
         if self.config.norm_eps == 0.0 == self.config.reg_eps:
             return gramian
         trace = gramian.trace()
-        unit = torch.where(trace < self.config.norm_eps, 0.0, gramian / trace)
-        return unit + self.config.reg_eps * torch.eye(len(gramian)).to(gramian)
+        conditioned = gramian * (trace >= self.config.norm_eps)
+        conditioned.diagonal().add_(self.config.reg_eps * trace)
+        return conditioned
