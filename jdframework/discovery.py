@@ -138,8 +138,9 @@ def _catalogue(
 ) -> Catalogue:
     everything = [*registered, *_installed_offers(path_state)]
     blocked_keys = _blocked_keys(disabled)
-    blocked = [offer for offer in everything if _is_blocked(offer, blocked_keys)]
-    offered = [offer for offer in everything if not _is_blocked(offer, blocked_keys)]
+    values = {(offer.kind, offer.value) for offer in everything if _is_named(offer, blocked_keys)}
+    blocked = [offer for offer in everything if (offer.kind, offer.value) in values]
+    offered = [offer for offer in everything if (offer.kind, offer.value) not in values]
     return Catalogue(offers=_by_key(offered), blocked=_by_key(blocked))
 
 
@@ -170,7 +171,7 @@ def _blocked_keys(disabled: str) -> frozenset[str]:
     return frozenset(key(name) for name in disabled.split(",") if name.strip())
 
 
-def _is_blocked(offer: Offer, blocked: frozenset[str]) -> bool:
+def _is_named(offer: Offer, blocked: frozenset[str]) -> bool:
     if not blocked:
         return False
     return bool({key(offer.name), key(offer.distribution or "")} & blocked)

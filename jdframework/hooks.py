@@ -64,17 +64,17 @@ class _Observers:
             try:
                 loaded = entry_point.load()
                 observer = loaded() if isinstance(loaded, type) else loaded
-                plugins.register(observer, name=entry_point.name)
+                _add(plugins, observer, entry_point.name)
             except Exception as error:  # noqa: BLE001  # a broken observer stops nothing
-                self._report(entry_point.name, f"cannot be loaded: {error!r}")
+                self._report(entry_point.name, f"cannot be loaded and is left out: {error!r}")
 
     def _report(self, name: str, what: str) -> None:
         if name not in self._reported:
             self._reported.add(name)
-            warnings.warn(f"the hook plugin {name!r} {what}; going on without it", stacklevel=4)
+            warnings.warn(f"the hook plugin {name!r} {what}", stacklevel=4)
 
     def register(self, observer: object, name: str | None = None) -> None:
-        self._manager().register(observer, name=name)
+        _add(self._manager(), observer, name)
         self._none = False
 
     def unregister(self, observer: object) -> None:
@@ -88,11 +88,29 @@ class _Observers:
         if not manager.get_plugins():
             self._none = True
             return
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
+        for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception as error:  # noqa: BLE001  # an observer stops no training run
-                self._report(implementation.plugin_name, f"failed in {hook}: {error!r}")
+                what = f"failed in {hook}, and training goes on: {error!r}"
+                self._report(implementation.plugin_name, what)
+
+
+def _add(plugins: pluggy.PluginManager, observer: object, name: str | None) -> None:
+    """Registers an observer whose every implementation will be called."""
+    plugins.register(observer, name=name)
+    try:
+        plugins.check_pending()
+        for caller in plugins.get_hookcallers(observer) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.wrapper or implementation.hookwrapper:
+                    raise ValueError(
+                        f"{implementation.function.__qualname__} is a wrapper: observers are "
+                        f"called one by one, so use a plain @hookimpl"
+                    )
+    except (ValueError, pluggy.PluginValidationError):
+        plugins.unregister(observer)
+        raise
 
 
 _observers: Final = _Observers()
@@ -103,7 +121,8 @@ def register(observer: object, name: str | None = None) -> None:
 
     :param observer: A module or an object with ``@hookimpl`` functions.
     :param name: What warnings call it; pluggy makes one up when None.
-    :raises ValueError: if it is registered already.
+    :raises ValueError: if it is registered already, or one of its hooks is a wrapper.
+    :raises pluggy.PluginValidationError: if it implements a hook that does not exist.
     """
     _observers.register(observer, name)
 

@@ -73,7 +73,9 @@ def describe(name: str, kind: Kind | None = None) -> Method:
     frozenset({'gramian'})
     """
     kinds = _kinds_of(name)
-    wanted = _description_kind(name, kind, kinds)
+    if kind is None and not kinds:
+        raise _unknown(KINDS, name)
+    wanted = _description_kind(kind, kinds)
     cls = resolve(wanted, name)
     offer = _offer(wanted, name)
     return Method(
@@ -301,9 +303,9 @@ def _kinds_of(name: str) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if _is_offered(kind, name))
 
 
-def _description_kind(name: str, kind: Kind | None, kinds: tuple[Kind, ...]) -> Kind:
+def _description_kind(kind: Kind | None, kinds: tuple[Kind, ...]) -> Kind:
     if kind is None:
-        return kinds[0] if kinds else "weighting"
+        return kinds[0]
     check_kind(kind)
     if kind == "aggregator" and kind not in kinds and "weighting" in kinds:
         return "weighting"
@@ -330,7 +332,7 @@ def _conflict(kind: Kind, name: str, offers: tuple[Offer, ...]) -> NameConflictE
 
 def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
     catalogue = discovery.catalogue()
-    what = kinds[0] if len(kinds) == 1 else "method"
+    what = kinds[0] if len(kinds) == 1 else _several(kinds)
     if any(catalogue.find_blocked(kind, name) for kind in kinds):
         return BlockedNameError(
             f"the {what} {name!r} is installed, but the environment variable "
@@ -352,6 +354,10 @@ def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see jd.available()"
     return UnknownNameError(f"no {what} is called {name!r}: {hint}")
+
+
+def _several(kinds: Sequence[Kind]) -> str:
+    return "method or engine" if "engine" in kinds else "method"
 
 
 def _published(kind: Kind) -> list[str]:

@@ -59,6 +59,9 @@ class WeightedSum(Aggregator):
         self.config = weighting.config
         self.name = weighting.name
         self.needs = weighting.needs
+        for ability in ("reset", "after_update", "end_epoch"):
+            if hasattr(weighting, ability):
+                setattr(self, ability, getattr(weighting, ability))
 
     def extra_repr(self) -> str:
         """Nothing: the weighting prints its own settings."""

@@ -7,7 +7,9 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -124,7 +126,7 @@ def _observer(entry_point: importlib.metadata.EntryPoint) -> Finding:
 def _reason_to_fail(act: Callable[[], object]) -> str:
     try:
         act()
-    except Exception as error:  # whatever foreign code raises is a finding, not our failure
+    except Exception as error:  # noqa: BLE001  whatever foreign code raises is a finding
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -139,15 +141,13 @@ def _working_engines() -> list[str]:
 
 def _engine(name: str) -> Finding:
     try:
-        error = _self_check(name)
+        found = _self_check(name)
     except jd.UnsupportedModelError as refusal:
         return Finding(name, None, "not checked", str(refusal))
-    except Exception as error:  # an engine that raises anything else does not work
+    except Exception as error:  # noqa: BLE001  whatever it raises, the engine does not work
         return Finding(name, None, "broken", f"{type(error).__name__}: {error}")
-    right = error <= _TOLERANCE
-    return Finding(
-        name, None, "ok" if right else "wrong", f"relative error {error:.1e} in float64 on the CPU"
-    )
+    status = "ok" if found <= _TOLERANCE else "wrong"
+    return Finding(name, None, status, f"relative error {found:.1e} in float64 on the CPU")
 
 
 def _self_check(name: str) -> float:
@@ -156,7 +156,7 @@ def _self_check(name: str) -> float:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     inputs = torch.randn(5, 6, generator=generator, dtype=torch.float64)
     labels = torch.randint(3, (5,), generator=generator)
-    with jd.engine(name, model, batch_dim=0) as engine:
+    with closing(jd.engine(name, model, batch_dim=0)) as engine:
         losses = nn.functional.cross_entropy(model(inputs), labels, reduction="none")
         return engine.verify(losses)
 
@@ -177,7 +177,7 @@ def _solvers() -> Finding:
 
 def _demo_packages() -> Iterator[Finding]:
     for distribution, module in _DEMO_PACKAGES.items():
-        reason = _reason_to_fail(lambda module=module: importlib.import_module(module))
+        reason = _reason_to_fail(partial(importlib.import_module, module))
         if reason:
             detail = 'only needed by jd demo: pip install "jdframework[demo]"'
             yield Finding(distribution, None, "missing", detail)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jdframework import discovery
 from jdframework.discovery import Offer
-from jdframework.names import Kind, key
+from jdframework.names import KINDS, Kind, key
 
 _METHOD_KINDS: Final[tuple[Kind, ...]] = ("weighting", "aggregator", "scalarizer")
 
 
 def names(incomplete: str) -> list[tuple[str, str]]:
     """The names that begin with ``incomplete``, each with its summary."""
-    return [(offer.name, offer.summary) for offer in _beginning_with(incomplete)]
+    return [(offer.name, offer.summary) for offer in _beginning_with(incomplete, KINDS)]
 
 
 def method_lists(incomplete: str) -> list[tuple[str, str]]:
@@ -23,11 +23,12 @@ def method_lists(incomplete: str) -> list[tuple[str, str]]:
     taken = {key(name) for name in before.split(",")}
     return [
         (f"{before}{comma}{offer.name}", offer.summary)
-        for offer in _beginning_with(last)
-        if offer.kind in _METHOD_KINDS and key(offer.name) not in taken
+        for offer in _beginning_with(last, _METHOD_KINDS)
+        if key(offer.name) not in taken
     ]
 
 
-def _beginning_with(incomplete: str) -> Iterator[Offer]:
-    by_name = {offer.name: offer for offer in discovery.catalogue().all()}
-    return (by_name[name] for name in sorted(by_name) if key(name).startswith(key(incomplete)))
+def _beginning_with(incomplete: str, kinds: Sequence[Kind]) -> Iterator[Offer]:
+    offers = (offer for kind in kinds for offer in discovery.catalogue().all(kind))
+    by_name = {offer.name: offer for offer in offers}
+    return (by_name[name] for name in sorted(by_name) if name.startswith(incomplete))

@@ -26,8 +26,9 @@ def errors() -> Console:
 
 
 def complain(error: Exception) -> None:
-    """Prints what went wrong, in red."""
-    errors().print(Text(f"error: {error}", style="red"), soft_wrap=True)
+    """Prints what went wrong, in red, one line for each thing."""
+    for sentence in str(error).splitlines():
+        errors().print(Text(f"error: {sentence}", style="red"), soft_wrap=True)
 
 
 def warn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console, Group
@@ -12,9 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from jdframework.cli import console
-from jdframework.cli.checkup import Checkup, Finding
 
-_STYLES = {"ok": "green", "blocked": "yellow", "missing": "yellow", "not checked": "yellow"}
+if TYPE_CHECKING:
+    from jdframework.cli.checkup import Checkup, Finding
+
+_STYLES: Final = {
+    "ok": "green",
+    "blocked": "yellow",
+    "missing": "yellow",
+    "not checked": "yellow",
+}
 
 
 def doctor(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from jdframework.cli import console, inventory
 from jdframework.cli.inventory import Entry
 from jdframework.names import Kind
+
+_TABLE_WIDTH: Final = 120
+"""Below it a table would squeeze the summaries, so that each gets a line of its own."""
 
 
 def list_names(
@@ -22,11 +28,14 @@ def list_names(
     found = inventory.entries(kind)
     if as_json:
         console.write_json([asdict(entry) for entry in found])
-    elif found:
-        console.output().print(_table(found))
+        return
+    out = console.output()
+    if not found:
+        out.print(f"No {kind or 'method'} is installed.")
+    elif out.width >= _TABLE_WIDTH:
+        out.print(_table(found))
     else:
-        what = "plugin" if kind is None else kind
-        console.output().print(f"No {what} is installed.", markup=False)
+        out.print(Group(*_lines(found)))
 
 
 def _table(found: list[Entry]) -> Table:
@@ -43,6 +52,13 @@ def _table(found: list[Entry]) -> Table:
             _summary(entry),
         )
     return table
+
+
+def _lines(found: list[Entry]) -> Iterator[RenderableType]:
+    for entry in found:
+        source = f"{entry.distribution or 'this program'} {entry.version or ''}"
+        yield Text.assemble(_name(entry), f"  {', '.join(entry.kinds)}  ", (source, "dim"))
+        yield Padding(_summary(entry), (0, 0, 0, 4))
 
 
 def _name(entry: Entry) -> Text:

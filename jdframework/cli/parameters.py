@@ -20,10 +20,10 @@ _BOUNDS: Final = {
     "exclusiveMaximum": "< {}",
     "maximum": "<= {}",
     "multipleOf": "a multiple of {}",
-    "minItems": "at least {} values",
-    "maxItems": "at most {} values",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
+    "minItems": "length >= {}",
+    "maxItems": "length <= {}",
+    "minLength": "length >= {}",
+    "maxLength": "length <= {}",
     "pattern": "matches {}",
 }
 

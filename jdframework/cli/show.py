@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from jdframework.config import Paper
     from jdframework.registry import Method
 
-_EXAMPLE_VALUES: Final = {"shape": "2", "weights": "[0.3, 0.7]", "inner": '"upgrad"'}
+_EXAMPLE_VALUES: Final = {"shape": "2", "inner": '"upgrad"'}
+_EXAMPLE_VALUES_BY_TYPE: Final = {
+    "int": "1",
+    "float": "1.0",
+    "bool": "True",
+    "list of float": "[0.3, 0.7]",
+}
 
 
 def show(
@@ -56,9 +62,8 @@ def example(method: Method, kind: Kind, settings: Sequence[Parameter]) -> str:
 
 
 def _example_value(parameter: Parameter) -> str:
-    if parameter.name in _EXAMPLE_VALUES:
-        return _EXAMPLE_VALUES[parameter.name]
-    return "[…]" if parameter.type.startswith("list") else "…"
+    by_type = _EXAMPLE_VALUES_BY_TYPE.get(parameter.type, "…")
+    return _EXAMPLE_VALUES.get(parameter.name, by_type)
 
 
 def _as_json(method: Method, kind: Kind, settings: Sequence[Parameter]) -> dict[str, Any]:
@@ -88,12 +93,16 @@ def _page(method: Method, kind: Kind, settings: Sequence[Parameter]) -> Group:
         _facts(method, kind),
         Text(),
         Text("Parameters", style="bold"),
-        Padding(_settings_table(settings) if settings else Text("none"), (0, 0, 0, 2)),
+        _indented(_settings_table(settings) if settings else Text("none")),
         Text(),
         Text("Use", style="bold"),
-        Padding(Text(example(method, kind, settings), style="cyan"), (0, 0, 0, 2)),
+        _indented(Text(example(method, kind, settings), style="cyan")),
     ]
     return Group(*parts)
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def _facts(method: Method, kind: Kind) -> Table:
@@ -122,9 +131,12 @@ def _paper(paper: Paper | None) -> str:
 
 
 def _state(method: Method) -> str:
-    remembers = "remembers earlier steps, has reset()" if method.stateful else "none"
-    trains = "; has trainable parameters: descent.parameters()" if method.trainable else ""
-    return remembers + trains
+    kept = []
+    if method.trainable:
+        kept.append("learns values of its own: give descent.parameters() to the optimizer")
+    if method.stateful:
+        kept.append("reset() puts it back to the start")
+    return "; ".join(kept) or "none"
 
 
 def _source(method: Method) -> str:

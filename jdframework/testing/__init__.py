@@ -12,20 +12,23 @@ The class attributes of a suite are what the method claims (``permutation_equiva
 …); its tests hold it to them. A test cannot be dropped: to override one, mark it xfail and say why.
 """
 
+# What is missing has to be said before the modules that need it are imported.
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 try:
-    import hypothesis as _hypothesis  # noqa: F401
-    import pytest as _pytest
+    import hypothesis  # noqa: F401
+    import pytest
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"jdframework.testing needs {error.name}, which is not installed: "
-        f"pip install pytest hypothesis",
+        f"pip install 'jdframework[testing]'",
         name=error.name,
     ) from None
 
 # A failing assert of a suite then shows the values that it compared, as one in a test file does.
-_pytest.register_assert_rewrite(
+pytest.register_assert_rewrite(
     *(
         f"jdframework.testing.{module}"
         for module in ("suite", "method", "weighting", "aggregator", "scalarizer", "engine")

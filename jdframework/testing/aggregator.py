@@ -15,7 +15,7 @@ from torch import Tensor
 import jdframework as jd
 from jdframework.names import Kind
 from jdframework.testing.jacobians import FAMILIES, Family
-from jdframework.testing.method import DTYPES, MethodSuite, devices
+from jdframework.testing.method import MethodSuite, precisions
 from jdframework.testing.strategies import REPEATABLE, jacobians
 from jdframework.testing.weighting import FACTORS
 
@@ -104,14 +104,13 @@ class AggregatorSuite(MethodSuite):
 
     def test_dtype_and_device_are_handed_back(self) -> None:
         """The direction has the Jacobian's dtype and device."""
-        for device in devices():
-            for dtype in DTYPES:
-                method = self.make().to(device)
-                jacobian = self.sample().to(device, dtype)
-                direction = method(jacobian)
-                assert direction.dtype == dtype, f"{dtype} in, {direction.dtype} out"
-                assert direction.device == jacobian.device, f"{device} in, {direction.device} out"
-                assert torch.isfinite(direction).all(), f"{dtype}: got {direction.tolist()}"
+        for device, dtype in precisions():
+            method = self.make().to(device)
+            jacobian = self.sample().to(device, dtype)
+            direction = method(jacobian)
+            assert direction.dtype == dtype, f"{dtype} in, {direction.dtype} out"
+            assert direction.device == jacobian.device, f"{device} in, {direction.device} out"
+            assert torch.isfinite(direction).all(), f"{dtype}: got {direction.tolist()}"
 
     def test_half_precision_is_computed_in_more(self) -> None:
         """In half precision only the result is rounded, not the computation."""
@@ -122,7 +121,9 @@ class AggregatorSuite(MethodSuite):
             error = float((found - expected).abs().max() / jacobian.double().norm())
             # A weighted sum is rounded twice: its weights, then the sum.
             rounding = 8 * torch.finfo(dtype).eps
-            assert error <= rounding, f"{dtype}: off by {error:.1e}, rounding explains {rounding:.0e}"
+            assert error <= rounding, (
+                f"{dtype}: off by {error:.1e}, rounding explains {rounding:.0e}"
+            )
 
     def test_the_direction_carries_no_graph(self) -> None:
         """The direction is a constant, whatever the Jacobian's graph."""

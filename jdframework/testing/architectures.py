@@ -115,7 +115,8 @@ class UnusedParameter(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 3"]:
         """``[batch, 4] -> [batch, 3]``."""
-        return self.used(features).sigmoid()
+        used: Tensor = self.used(features).sigmoid()
+        return used
 
 
 class SharedTrunk(nn.Module):

@@ -175,12 +175,14 @@ class EngineSuite(Suite):
                     _check_close(parameter.grad, 2 * gradient, dtype, ".grad after two steps")
 
     def test_frozen_parameters_take_no_part(self, architecture: Architecture) -> None:
-        """``requires_grad_(False)`` takes a parameter out of the Gramian and leaves its ``.grad``."""
+        """A parameter without ``requires_grad`` is not in the Gramian, and gets no ``.grad``."""
         for engine, model, dtype in self.cases(architecture):
             frozen = next(model.parameters()).requires_grad_(False)
             losses = architecture.losses(model)
             jacobian = _joined(_rows(losses, engine.parameters))
-            _check_close(engine.compute_gramian(losses), jacobian @ jacobian.T, dtype, "the Gramian")
+            _check_close(
+                engine.compute_gramian(losses), jacobian @ jacobian.T, dtype, "the Gramian"
+            )
             engine.backward(losses, InverseNorms())
             assert frozen.grad is None, "a frozen parameter got a gradient"
 
@@ -202,7 +204,7 @@ class EngineSuite(Suite):
                 assert gradient is None or torch.equal(_grad(parameter), gradient)
 
     def test_close_leaves_no_hook_behind(self, architecture: Architecture) -> None:
-        """After ``close()``, and after garbage collection, the model has no hook that it had not."""
+        """After ``close()``, and after garbage collection, the model is free of hooks."""
         for engine, model, _ in self.cases(architecture):
             engine.backward(architecture.losses(model), InverseNorms())
             engine.close()
@@ -255,7 +257,7 @@ class EngineSuite(Suite):
         _check_close(_grad(model.weight), weight * expected, torch.float64, ".grad")
 
     def test_a_method_without_weights_gives_its_direction(self) -> None:
-        """An aggregator that is no weighted sum fills ``.grad`` with its direction, returning None."""
+        """An aggregator that is no weighted sum fills ``.grad`` with its direction."""
         architecture = ARCHITECTURES["mlp"]
         if "jacobian" not in self.implementation().capabilities:
             pytest.skip("not applicable: the engine never forms the Jacobian")
@@ -267,7 +269,7 @@ class EngineSuite(Suite):
             _check_close(found, expected, dtype, "the direction")
 
     def test_the_graph_is_freed_unless_retained(self) -> None:
-        """``retain_graph=True`` allows another pass over the same graph; without it there is none."""
+        """``retain_graph=True`` allows another pass over the graph; without it there is none."""
         model = nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double()
         engine = self.engine(model, **self._whole_batch())
         losses = model(torch.ones(3, dtype=torch.float64)).square()
@@ -339,16 +341,18 @@ def _check_grads(model: nn.Module, control: nn.Module, dtype: torch.dtype) -> No
 def _check_close(found: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
     scale = float(expected.double().abs().max()) if expected.numel() else 0.0
     error = float((found.double() - expected.double()).norm()) / (scale or 1.0)
-    assert error <= _PRECISION[dtype], f"{what} is off by {error:.1e} relative to its scale, {dtype}"
+    assert error <= _PRECISION[dtype], (
+        f"{what} is off by {error:.1e} relative to its scale, {dtype}"
+    )
 
 
 def _hooks(model: nn.Module) -> list[str]:
     """The modules and parameters that have hooks."""
     found = []
     for name, module in model.named_modules():
-        tables = (table for field, table in vars(module).items() if field.endswith("_hooks"))
-        found += [name or "the model"] if any(tables) else []
+        if any(table for field, table in vars(module).items() if field.endswith("_hooks")):
+            found.append(name or "the model")
     for name, parameter in model.named_parameters():
-        tables = (parameter._backward_hooks, parameter._post_accumulate_grad_hooks)
-        found += [name] if any(tables) else []
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            found.append(name)
     return found

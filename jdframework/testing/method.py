@@ -1,9 +1,10 @@
-"""What weightings, aggregators and scalarizers must all keep: state, seeds, the caller's tensors."""
+"""What weightings, aggregators and scalarizers must all keep: state, seeds, others' tensors."""
 
 from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -18,16 +19,21 @@ from jdframework.protocols import ActsAfterUpdate, HasEpochs, Stateful
 from jdframework.testing.generators import seeded, states
 from jdframework.testing.suite import Suite
 
-DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STEPS: Final = 5
 
 
-def devices() -> list[torch.device]:
-    """The devices that are here: the CPU, and each kind of accelerator."""
+def precisions() -> list[tuple[torch.device, torch.dtype]]:
+    """Each floating dtype on each device that is here: the CPU, and the accelerator if any."""
     found = [torch.device("cpu")]
     if torch.accelerator.is_available():
         found.append(torch.device(torch.accelerator.current_accelerator() or "cpu"))
-    return found
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    everything = itertools.product(found, dtypes)
+    return [(device, dtype) for device, dtype in everything if _exists(device, dtype)]
+
+
+def _exists(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type != "mps" or dtype != torch.float64
 
 
 class MethodSuite(Suite):
@@ -153,6 +159,17 @@ class MethodSuite(Suite):
             f"original: some state is not in state_dict()"
         )
 
+    def test_a_method_that_remembers_has_reset(self) -> None:
+        """What changes its state has a ``reset()``."""
+        method = self.make()
+        before = copy.deepcopy(method.state_dict())
+        self.advanced(method)
+        after = method.state_dict()
+        moved = [name for name in after if not _same(after[name], before.get(name))]
+        assert not moved or callable(getattr(self.implementation(), "reset", None)), (
+            f"the method remembers earlier steps in {', '.join(moved)}, but has no reset()"
+        )
+
     def test_reset_forgets_every_step(self) -> None:
         """After ``reset()`` the method behaves like a new one."""
         method = self.make()
@@ -184,7 +201,7 @@ class MethodSuite(Suite):
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_non_finite_input_is_not_hidden(self, value: float) -> None:
-        """NaN and infinity give NaN, infinity or a ``JDError``: no foreign error, no finite answer."""
+        """NaN and infinity give the like or a ``JDError``: no foreign error, no finite answer."""
         method = self.make()
         sample = self.sample()
         sample.view(-1)[0] = value
@@ -200,6 +217,12 @@ class MethodSuite(Suite):
     def _needs_seed(self) -> None:
         if not self.is_seeded():
             pytest.skip("not applicable: the method takes no seed")
+
+
+def _same(state: object, other: object) -> bool:
+    if isinstance(state, Tensor) and isinstance(other, Tensor):
+        return state.shape == other.shape and torch.equal(state, other)
+    return state == other
 
 
 def _through_file(state: Mapping[str, Any]) -> dict[str, Any]:

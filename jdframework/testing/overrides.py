@@ -24,7 +24,7 @@ def check_overrides(cls: type, suites: tuple[type, ...]) -> None:
             ):
                 _check_marked(cls, suite, name)
     if vars(cls).get("__test__", True) is False:
-        raise TypeError(f"{cls.__name__} sets __test__ = False, which drops every test of its suite")
+        raise TypeError(f"{cls.__name__} sets __test__ = False, which drops all tests of its suite")
 
 
 def _kept(suite: type) -> Iterator[str]:
@@ -41,7 +41,7 @@ def _definition(cls: type, name: str) -> Any:
 def _overridden_by_suite(cls: type, suites: tuple[type, ...], name: str) -> bool:
     """Whether what ``cls`` has under ``name`` is another suite's own, more special one."""
     found = _definition(cls, name)
-    return any(vars(suite).get(name) is found for suite in suites)
+    return any(name in vars(suite) and vars(suite)[name] is found for suite in suites)
 
 
 def _check_marked(cls: type, suite: type, name: str) -> None:

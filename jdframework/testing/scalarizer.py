@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.names import Kind
-from jdframework.testing.method import DTYPES, MethodSuite, devices
+from jdframework.testing.method import MethodSuite, precisions
 from jdframework.testing.strategies import REPEATABLE, losses
 
 
@@ -67,13 +67,12 @@ class ScalarizerSuite(MethodSuite):
 
     def test_dtype_and_device_are_handed_back(self) -> None:
         """The value has the losses' dtype and device."""
-        for device in devices():
-            for dtype in DTYPES:
-                given_losses = self.sample().to(device, dtype)
-                value = self.make().to(device)(given_losses)
-                assert value.dtype == dtype, f"{dtype} in, {value.dtype} out"
-                assert value.device == given_losses.device, f"{device} in, {value.device} out"
-                assert torch.isfinite(value), f"{dtype}: got {value}"
+        for device, dtype in precisions():
+            given_losses = self.sample().to(device, dtype)
+            value = self.make().to(device)(given_losses)
+            assert value.dtype == dtype, f"{dtype} in, {value.dtype} out"
+            assert value.device == given_losses.device, f"{device} in, {value.device} out"
+            assert torch.isfinite(value), f"{dtype}: got {value}"
 
     def test_the_gradient_reaches_the_losses(self) -> None:
         """Each loss gets a finite derivative of its own shape."""

@@ -15,6 +15,7 @@ from jdframework.names import Kind
 from jdframework.testing.overrides import check_overrides
 
 _OWN_PACKAGE: Final = "jdframework.testing."
+_unusable: Final[set[type]] = set()
 
 
 class Suite:
@@ -35,6 +36,17 @@ class Suite:
             return
         own = (base for base in cls.__mro__ if base.__module__.startswith(_OWN_PACKAGE))
         check_overrides(cls, tuple(base for base in own if issubclass(base, Suite)))
+
+    @pytest.fixture(autouse=True)
+    def _spec_is_usable(self) -> None:
+        """A spec that gives no instance fails the suite's first test, and not each of them."""
+        if type(self) in _unusable:
+            pytest.skip("not run: the spec gives no instance, as the first test's failure says")
+        try:
+            self.make()
+        except Exception:
+            _unusable.add(type(self))
+            raise
 
     def implementation(self) -> type[Any]:
         """The class that ``spec`` means."""
