@@ -14,11 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework import registry
+from jdframework import multitask, registry
 from jdframework.accumulation import add_to_grad, add_to_jac, jac_of
 from jdframework.autograd_graph import leaves_of
 from jdframework.combination import combine
-from jdframework.multitask import default_tasks_params, differentiate_cut
 from jdframework.protocols import Differentiator
 from jdframework.registry import Spec
 
@@ -115,28 +114,28 @@ def mtl_backward(
     method = None if aggregator is None else registry.aggregator(aggregator)
     outputs = _checked(losses, "losses", differentiable=True)
     starts = _checked_grad_tensors(grad_tensors, outputs)
-    cut_at = _checked(features, "features", differentiable=True)
+    through = _checked(features, "features", differentiable=True)
     shared = (
-        leaves_of(cut_at) if shared_params is None else _checked(shared_params, "shared_params")
+        leaves_of(through) if shared_params is None else _checked(shared_params, "shared_params")
     )
-    tasks = _tasks_params(tasks_params, outputs, cut_at)
+    tasks = _tasks_params(tasks_params, outputs, through)
     _check_disjoint(tasks, shared)
-    cut = differentiate_cut(
-        _engine(),
-        outputs,
-        cut_at,
-        tasks,
+    cut = multitask.cut_at(
+        through, outputs, tasks, shared, grad_tensors=starts, retain_graph=retain_graph
+    )
+    jacobians = _engine().differentiate(
+        cut.outputs,
         shared,
-        grad_tensors=starts,
+        jac_outputs=cut.starts,
         retain_graph=retain_graph,
         parallel_chunk_size=_checked_chunk(parallel_chunk_size),
     )
     if method is None:
-        add_to_jac(shared, cut.shared_jacobians)
+        add_to_jac(shared, jacobians)
         add_to_grad(cut.head_params, cut.head_gradients)
         return None
     values = _entries(outputs) if starts is None else None
-    combined = combine(method, cut.shared_jacobians, losses=values)
+    combined = combine(method, jacobians, losses=values)
     add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
     return combined.outcome.weights
 
@@ -294,7 +293,7 @@ def _tasks_params(
     given: Sequence[Iterable[Tensor]] | None, losses: list[Tensor], features: list[Tensor]
 ) -> list[list[Tensor]]:
     if given is None:
-        return default_tasks_params(losses, features)
+        return multitask.default_tasks_params(losses, features)
     tasks = [list(params) for params in given]
     if len(tasks) != len(losses):
         raise ValueError(f"tasks_params has {len(tasks)} entries, but losses has {len(losses)}")

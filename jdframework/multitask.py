@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.autograd_graph import gradients, graph_of, leaves_of, without
-from jdframework.protocols import Differentiator
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The derivatives on both sides of the features."""
+    """What lies past the features is differentiated; what is left is the trunk."""
 
     head_params: list[Tensor]
     head_gradients: list[Tensor | None]
     """Of the sum of the losses."""
-    shared_jacobians: tuple[Float[Tensor, "m *shape"] | None, ...]
+    outputs: Sequence[Tensor]
+    """From what the trunk is to be differentiated: usually the features."""
+    starts: list[Tensor] | None
+    """What each task's row starts from, ``[m, *output.shape]`` per output; None means 1 each."""
 
 
 def default_tasks_params(
@@ -43,58 +44,43 @@ def bypassing(
     return any(graph.reaches(parameter) for parameter in shared_params)
 
 
-def differentiate_cut(
-    engine: Differentiator,
-    losses: Sequence[Tensor],
+def cut_at(
     features: Sequence[Tensor],
+    losses: Sequence[Tensor],
     tasks_params: Sequence[Sequence[Tensor]],
     shared_params: Sequence[Tensor],
     *,
     grad_tensors: Sequence[Tensor] | None = None,
     retain_graph: bool = False,
-    parallel_chunk_size: int | None = None,
 ) -> Cut:
-    """Gradients of the heads, and the Jacobian of the losses with respect to the shared parameters.
+    """Takes each loss back to the features once, and gives the heads' gradients.
 
-    Each loss is taken back to the features once, and the features' rows go through the trunk
-    together. Where a loss reaches a shared parameter past the features, too, that would miss a
-    term: the losses are then taken through the whole graph.
+    Where a loss reaches a shared parameter past the features, too, going on from the features
+    would miss a term: the trunk is then to be differentiated from the losses themselves.
 
-    :param engine: What differentiates the trunk.
-    :param losses: One per task; scalars, unless ``grad_tensors`` are given.
     :param features: The shared representation.
+    :param losses: One per task; scalars, unless ``grad_tensors`` are given.
     :param tasks_params: Per task, the parameters of its head.
     :param shared_params: The trunk's parameters.
     :param grad_tensors: Per task, what to start from instead of 1.
-    :param retain_graph: Whether the graph can be used again.
-    :param parallel_chunk_size: How many rows to take through the trunk at once.
+    :param retain_graph: Whether the graph past the features can be used again.
     """
     direct = bypassing(losses, features, shared_params)
     starts = [None] * len(losses) if grad_tensors is None else [[start] for start in grad_tensors]
     rows: list[list[Tensor | None]] = []
-    head_gradients: dict[int, tuple[Tensor, Tensor | None]] = {}
+    heads: dict[int, tuple[Tensor, Tensor | None]] = {}
     for task, (loss, params) in enumerate(zip(losses, tasks_params, strict=True)):
         keep = retain_graph or direct or task < len(losses) - 1
         found = gradients([loss], [*features, *params], starts[task], retain_graph=keep)
         rows.append(found[: len(features)])
         for param, gradient in zip(params, found[len(features) :], strict=True):
-            head_gradients[id(param)] = (param, _sum(head_gradients.get(id(param)), gradient))
+            heads[id(param)] = (param, _sum(heads.get(id(param)), gradient))
+    head_params = [param for param, _ in heads.values()]
+    head_gradients = [gradient for _, gradient in heads.values()]
     if direct:
-        through, start = losses, _block_rows(losses, grad_tensors)
-    else:
-        through, start = (
-            features,
-            [_stacked(f, [r[i] for r in rows]) for i, f in enumerate(features)],
-        )
-    jacobians = engine.differentiate(
-        through,
-        shared_params,
-        jac_outputs=start,
-        retain_graph=retain_graph,
-        parallel_chunk_size=parallel_chunk_size,
-    )
-    params = [param for param, _ in head_gradients.values()]
-    return Cut(params, [gradient for _, gradient in head_gradients.values()], jacobians)
+        return Cut(head_params, head_gradients, losses, _block_rows(losses, grad_tensors))
+    stacked = [_stacked(feature, [row[i] for row in rows]) for i, feature in enumerate(features)]
+    return Cut(head_params, head_gradients, features, stacked)
 
 
 def _sum(present: tuple[Tensor, Tensor | None] | None, gradient: Tensor | None) -> Tensor | None:

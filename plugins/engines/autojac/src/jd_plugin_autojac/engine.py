@@ -17,7 +17,7 @@ from jdframework.autograd_graph import Graph, gradients, graph_of, without
 from jdframework.bases import Engine, EngineConfig
 from jdframework.combination import combine
 from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import default_tasks_params, differentiate_cut
+from jdframework.multitask import cut_at, default_tasks_params
 from jdframework.objectives import check_differentiable, objectives
 from jdframework.outcome import Check, Outcome
 
@@ -171,8 +171,11 @@ class Autojac(Engine):
         losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
         shared = self.parameters
         tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
-        cut = differentiate_cut(self, losses, features, tasks, shared, retain_graph=retain_graph)
-        combined = combine(method, cut.shared_jacobians, losses=_values(outputs), check=check)
+        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
+        jacobians = self.differentiate(
+            cut.outputs, shared, jac_outputs=cut.starts, retain_graph=retain_graph
+        )
+        combined = combine(method, jacobians, losses=_values(outputs), check=check)
         add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
         return combined.outcome
 
