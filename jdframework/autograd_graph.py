@@ -80,7 +80,7 @@ def without(tensors: Iterable[Tensor], excluded: Iterable[Tensor]) -> list[Tenso
 
 def gradients(
     outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Tensor | GradientEdge],
     output_gradients: Sequence[Tensor] | None,
     retain_graph: bool,
 ) -> list[Tensor | None]:

@@ -51,8 +51,8 @@ class Descent:
     >>> model = torch.nn.Linear(4, 1)
     >>> descent = Descent(model, "upgrad", batch_dim=0)
     >>> step = descent.backward(model(torch.randn(8, 4)).square().flatten())
-    >>> step.engine, step.weights.shape, model.weight.grad.shape
-    ('autojac', torch.Size([8]), torch.Size([1, 4]))
+    >>> step.weights.shape, model.weight.grad.shape
+    (torch.Size([8]), torch.Size([1, 4]))
     """
 
     def __init__(

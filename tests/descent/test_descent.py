@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, Scalarizer
 from jdframework.config import Config
+from jdframework.testing import derived_suite
 
 F64 = torch.float64
 
@@ -25,9 +26,9 @@ def _seed() -> None:
 
 def settings(name: str, m: int) -> dict[str, Any]:
     """What a method that is named needs for ``m`` objectives."""
-    required = jd.describe(name).config_schema.get("required", [])
+    found = dict(derived_suite(jd.describe(name).kinds[0], name).config)
     known = {"shape": m, "weights": [1.0 + i for i in range(m)]}
-    return {field: known[field] for field in required}
+    return found | {field: value for field, value in known.items() if field in found}
 
 
 def every_method() -> list[str]:
@@ -95,7 +96,8 @@ class TestStep:
     def test_it_tells_norms_cosines_and_conflict(self) -> None:
         model = nn.Linear(2, 1, bias=False).to(F64)
         x = torch.tensor([[3.0, 0.0], [-2.0, 0.0], [0.0, 1.0]], dtype=F64)
-        step = jd.Descent(model, "upgrad", batch_dim=0).backward(model(x).flatten())
+        descent = jd.Descent(model, "upgrad", batch_dim=0, engine="autojac")
+        step = descent.backward(model(x).flatten())
         assert step.norms.tolist() == [3.0, 2.0, 1.0]
         assert step.cosines[0].tolist() == [1.0, -1.0, 0.0]
         assert step.conflict == pytest.approx(1 / 3)

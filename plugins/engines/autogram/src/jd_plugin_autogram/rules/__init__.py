@@ -1,0 +1,7 @@
+"""One rule per layer type: its share of the Gramian, from inputs and output gradients."""
+
+from __future__ import annotations
+
+from jd_plugin_autogram.rules.base import Rule, Use, rule_for, rules
+
+__all__ = ["Rule", "Use", "rule_for", "rules"]
