@@ -25,8 +25,6 @@ from jd_plugin_autogram.choice import ghost_is_cheaper
 from jd_plugin_autogram.rules.products import Ghost, outer_rows
 
 F64 = torch.float64
-QUIET = "ignore:There is a performance drop because we have not yet implemented:UserWarning"
-pytestmark = pytest.mark.filterwarnings(QUIET)
 
 
 class TestContract(EngineSuite):

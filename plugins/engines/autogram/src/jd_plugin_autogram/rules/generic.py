@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -72,7 +73,9 @@ def _outputs(
 
 def _mapped(product: Callable[..., dict[str, Tensor]], given: list[Tensor]) -> dict[str, Tensor]:
     try:
-        mapped: dict[str, Tensor] = vmap(product)(*given)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            mapped: dict[str, Tensor] = vmap(product)(*given)
     except RuntimeError:
         rows = [product(*(tensor[i] for tensor in given)) for i in range(len(given[0]))]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
