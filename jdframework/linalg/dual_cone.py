@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.linalg.host import on_host
 from jdframework.linalg.foreign import foreign_nonnegative_qp
-from jdframework.linalg.nonnegative import Array, nonnegative_qp
+from jdframework.linalg.host import on_host
+from jdframework.linalg.nonnegative import nonnegative_qp
+from jdframework.linalg.unit_problem import Array
 
 
 def project_on_dual_cone(

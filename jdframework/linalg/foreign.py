@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jdframework.errors import ConfigError, SolverError
-from jdframework.linalg.nonnegative import Array, row_normalised
+from jdframework.linalg.unit_problem import Array, row_normalised
 
 
 def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
@@ -28,16 +28,23 @@ def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
     regular = unit + 1e-10 * np.eye(len(unit))
     columns = []
     for column in scaled.T:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # solvers comment on sparsity and on missing bounds
-            found = solve_qp(regular, column.copy(), lb=np.zeros(len(unit)), solver=solver)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # solvers comment on sparsity and missing bounds
+                found = solve_qp(regular, column.copy(), lb=np.zeros(len(unit)), solver=solver)
+        except Exception as error:  # each solver has its own
+            raise SolverError(_failure(solver, regular, str(error))) from error
         if found is None:
-            raise SolverError(
-                f"the solver {solver!r} found no solution (m = {len(unit)}, condition number "
-                f"{np.linalg.cond(regular):.1e}): try solver='exact'"
-            )
+            raise SolverError(_failure(solver, regular, "it gives none"))
         columns.append(np.maximum(found, 0.0))
     return np.asarray(np.stack(columns, axis=1) * undo)
+
+
+def _failure(solver: str, matrix: Array, reason: str) -> str:
+    return (
+        f"the solver {solver!r} found no solution: {reason} (m = {len(matrix)}, condition number "
+        f"{np.linalg.cond(matrix):.1e}); try solver='exact'"
+    )
 
 
 def _solve_qp(solver: str) -> Any:

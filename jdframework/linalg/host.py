@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jdframework.linalg.nonnegative import Array
+from jdframework.linalg.unit_problem import Array
 
 
 def on_host(
@@ -17,19 +17,25 @@ def on_host(
     """``solve(gramian, *others)`` in NumPy float64; the result has the Gramian's dtype and device.
 
     :param solve: Takes and returns arrays.
-    :param gramian: ``[m, m]``.
+    :param gramian: ``[m, m]``; its symmetric part is taken, for a product of matrices may round
+        the two halves differently.
     :param others: Further arguments; they travel with the Gramian, in one transfer.
     :param shape: The result's shape; where an input is not finite, it is filled with NaN.
     """
-    tensors = (gramian, *others)
-    if gramian.device.type == "cpu":
-        arrays = [tensor.detach().to(torch.float64).numpy() for tensor in tensors]
-    else:
-        flat = torch.cat([t.detach().to(gramian.device, torch.float64).flatten() for t in tensors])
-        parts = np.split(flat.cpu().numpy(), np.cumsum([t.numel() for t in tensors])[:-1])
-        arrays = [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
-    if all(np.isfinite(array).all() for array in arrays):
-        result = solve(*arrays)
+    first, *rest = _arrays(gramian, *others)
+    if all(np.isfinite(array).all() for array in (first, *rest)):
+        result = solve(0.5 * first + 0.5 * first.T, *rest)
     else:
         result = np.full(shape, np.nan)
-    return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.device, gramian.dtype)
+    return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.dtype).to(gramian.device)
+
+
+def _arrays(*tensors: Tensor) -> list[Array]:
+    device = tensors[0].device
+    if device.type == "cpu":
+        return [tensor.detach().to("cpu", torch.float64).numpy() for tensor in tensors]
+    flat = torch.cat([tensor.detach().to(device).flatten() for tensor in tensors])
+    parts = np.split(
+        flat.cpu().to(torch.float64).numpy(), np.cumsum([t.numel() for t in tensors])[:-1]
+    )
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

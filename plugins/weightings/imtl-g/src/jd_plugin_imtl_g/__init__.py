@@ -9,6 +9,7 @@ from torch import Tensor
 from jdframework.bases import GramianWeighting
 from jdframework.config import Paper
 from jdframework.linalg import normalised, pseudo_solve
+from jdframework.linalg.spectral import carried_precision
 
 __all__ = ["IMTLG"]
 
@@ -21,10 +22,11 @@ class IMTLG(GramianWeighting):
 
     (Liu et al. 2021, section 3.1, extended to dependent gradients by the pseudo-inverse.) It is
     computed as :math:`a_i \\propto (C^+ \\mathbf{1})_i / n_i` with ``C`` the Gramian of the unit
-    gradients, which loses no small gradient; an implementation that inverts ``G`` itself in
-    float32 drops one below about 5e-4 of the largest. A zero gradient gets weight zero. Weights
-    can be negative, and often are with more than a few objectives. Where the weights sum to zero
-    no scaling gives sum one: the weights are then all zero.
+    gradients. That is the same for independent gradients, and also among dependent ones it loses no
+    small gradient; an implementation that inverts ``G`` itself in float32 drops one below about
+    5e-4 of the largest. A zero gradient gets weight zero. Weights can be negative, and often are
+    with more than a few objectives. Where the unit gradients balance out (their sum is zero), or
+    the weights sum to zero, no weights with sum one exist: they are then all zero.
 
     >>> import torch
     >>> IMTLG()(torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
@@ -43,12 +45,14 @@ class IMTLG(GramianWeighting):
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights, with sum one (or all zero)."""
         cosines, norms = normalised(gramian)
-        present = norms > 0
-        solved = pseudo_solve(cosines, present.to(gramian.dtype))
-        shares = torch.where(present, solved * _relative(norms), 0.0)
+        present = (norms > 0).to(gramian.dtype)
+        tolerance = len(gramian) * carried_precision(gramian)
+        solved = pseudo_solve(cosines, present, tolerance)
+        shares = solved * _relative(norms)
         total = shares.sum()
-        negligible = total.abs() <= 1e-12 * shares.abs().sum()
-        return torch.where(negligible, torch.zeros_like(shares), shares / total)
+        balanced = (cosines @ solved).norm() <= tolerance * present.norm()
+        cancelling = total.abs() <= max(1e-12, tolerance) * shares.abs().sum()
+        return torch.where(balanced | cancelling, 0.0, shares / total)
 
 
 def _relative(norms: Tensor) -> Tensor:

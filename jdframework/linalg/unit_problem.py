@@ -1,0 +1,77 @@
+"""A non-negative quadratic program in units in which one tolerance fits every row and column."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.intp]
+Mask: TypeAlias = NDArray[np.bool_]
+
+_EPSILON: Final = float(np.finfo(np.float64).eps)
+
+
+def row_normalised(matrix: Array, linear: Array) -> tuple[Array, Array, Array]:
+    """The problem with a unit diagonal and columns of size one, and the factor back.
+
+    :param matrix: ``[m, m]``; a row whose diagonal entry is zero becomes zero.
+    :param linear: ``[m, k]``.
+    :return: ``[m, m]``, ``[m, k]``, and the ``[m, k]`` by which its solution is multiplied.
+    """
+    scale = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    unit = matrix * inverse * inverse[:, None]
+    scaled = linear * inverse[:, None]
+    size = np.abs(scaled).max(axis=0, initial=0.0)
+    size[size == 0.0] = 1.0
+    return unit, scaled / size, size * inverse[:, None]
+
+
+def ridge(m: int) -> float:
+    """What makes an ``[m, m]`` matrix of unit diagonal definite if only rounding spoils that."""
+    return 2 * m * _EPSILON
+
+
+def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
+    """The problem, bounded below, and the lower Cholesky factor of its matrix plus ridge.
+
+    A Gramian from single precision may have negative eigenvalues beyond rounding in double. It is
+    then replaced by its positive semi-definite part, and ``linear`` by its part in that range.
+
+    :param unit: ``[m, m]``.
+    :param linear: ``[m, k]``.
+    :return: ``[m, m]``, ``[m, k]`` and ``[m, m]``.
+    """
+    shift = ridge(len(unit)) * np.eye(len(unit))
+    try:
+        return unit, linear, np.asarray(np.linalg.cholesky(unit + shift))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(unit)
+        kept = values > ridge(len(unit))
+        basis = vectors[:, kept]
+        unit = (basis * values[kept]) @ basis.T
+        return unit, basis @ (basis.T @ linear), np.asarray(np.linalg.cholesky(unit + shift))
+
+
+def kkt_residual(matrix: Array, linear: Array, solution: Array) -> Array:
+    """How far each column is from optimal: the largest violation of any KKT condition.
+
+    :param matrix: ``[m, m]`` with a unit diagonal, so that the residual is relative.
+    :param linear: ``[m, k]``.
+    :param solution: ``[m, k]``.
+    :return: ``[k]``.
+    """
+    slope = matrix @ solution + linear
+    unmet = np.where(solution > 0.0, np.abs(slope), -slope)
+    return np.asarray(np.maximum(unmet, -solution).max(axis=0, initial=0.0))
+
+
+def rounding(solution: Array) -> Array:
+    """The KKT residual that rounding the terms of each column explains, ``[k]``.
+
+    :param solution: ``[m, k]``, of a problem with unit diagonal.
+    """
+    return np.asarray(_EPSILON * np.abs(solution).sum(axis=0))
