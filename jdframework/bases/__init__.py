@@ -2,18 +2,24 @@
 
 from jdframework.bases.aggregator import Aggregator, WeightedSum
 from jdframework.bases.conformity import mistakes
+from jdframework.bases.dual_cone import DualConeConfig, DualConeWeighting
 from jdframework.bases.engine import Engine, EngineConfig
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
+from jdframework.bases.preference import PreferenceConfig, Preferring
 from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScalarizer
 from jdframework.bases.weighting import GramianWeighting, JacobianWeighting, Weighting
 
 __all__ = [
     "Aggregator",
     "BaseMethod",
+    "DualConeConfig",
+    "DualConeWeighting",
     "Engine",
     "EngineConfig",
     "GramianWeighting",
     "JacobianWeighting",
+    "PreferenceConfig",
+    "Preferring",
     "Randomised",
     "Scalarizer",
     "SeededConfig",

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import GramianWeighting
-from jdframework.config import Config, Paper, Vector
-from jdframework.linalg import project_on_dual_cone
+from jdframework.bases import DualConeWeighting
+from jdframework.config import Paper
 
-__all__ = ["UPGrad", "UPGradConfig"]
-
-
-class UPGradConfig(Config):
-    """Settings of UPGrad."""
-
-    pref_vector: Vector | None = Field(
-        None,
-        description="One preference per objective, by which the projected gradients are summed; "
-        "1/m each when None.",
-    )
-    norm_eps: float = Field(
-        0.0,
-        ge=0.0,
-        description="A Gramian whose trace is smaller counts as zero. 0 never does that; "
-        "torchjd uses 1e-4.",
-    )
-    reg_eps: float = Field(
-        0.0,
-        ge=0.0,
-        description="This share of the trace is added to the Gramian's diagonal. 0 solves the "
-        "problem itself; torchjd uses 1e-4.",
-    )
-    solver: str = Field(
-        "exact",
-        description="'exact' is ours; or the name of any solver that qpsolvers finds installed.",
-    )
+__all__ = ["UPGrad"]
 
 
-class UPGrad(GramianWeighting):
+class UPGrad(DualConeWeighting):
     """Projects each gradient onto the dual cone of all of them, then averages the projections.
 
     .. math::
@@ -66,8 +36,6 @@ class UPGrad(GramianWeighting):
     tensor([1.0000, 0.6250])
     """
 
-    Config = UPGradConfig
-    config: UPGradConfig
     paper = Paper(
         title="Jacobian Descent for Multi-Objective Optimization",
         authors="Pierre Quinton, Valérian Rey",
@@ -76,28 +44,6 @@ class UPGrad(GramianWeighting):
         url="https://arxiv.org/abs/2406.16232",
     )
 
-    def __init__(self, **config: Any) -> None:
-        super().__init__(**config)
-        self.register_constant("pref_vector", self.config.pref_vector)
-
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
-        """The weights whose combination is the mean of the projected gradients."""
-        preferences = self._preferences(gramian)
-        projected = project_on_dual_cone(
-            self._conditioned(gramian), preferences.diag(), solver=self.config.solver
-        )
-        return projected.sum(0)
-
-    def _preferences(self, gramian: Tensor) -> Tensor:
-        m = len(gramian)
-        if self.config.pref_vector is None:
-            return gramian.new_full((m,), 1 / m)
-        return self.constant("pref_vector", m, gramian)
-
-    def _conditioned(self, gramian: Tensor) -> Tensor:
-        if self.config.norm_eps == 0.0 == self.config.reg_eps:
-            return gramian
-        trace = gramian.trace()
-        conditioned = gramian * (trace >= self.config.norm_eps)
-        conditioned.diagonal().add_(self.config.reg_eps * trace)
-        return conditioned
+        """The weights whose combination is the sum of the projected gradients."""
+        return self.projected(gramian, self.preferences(gramian).diag()).sum(0)
