@@ -6,8 +6,11 @@ import copy
 import gc
 import math
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from jdframework.testing.architectures import ARCHITECTURES, Architecture
 
 from jd_plugin_autogram import Autogram
 from jd_plugin_autogram.choice import ghost_is_cheaper
+from jd_plugin_autogram.rules import Rule, Use, rules
 from jd_plugin_autogram.rules.products import Ghost, outer_rows
 
 F64 = torch.float64
@@ -470,3 +474,49 @@ def test_not_a_number_is_no_reason_to_refuse_the_model() -> None:
     engine = Autogram(model, batch_dim=0)
     engine.update(instances(model(x)), Ramp(), check=gramian.append)
     assert bool(gramian[0].isnan().any())
+
+
+class Scale(nn.Module):
+    """A layer of a third party: its input times one number per feature."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors
+
+
+class ScaleRule(Rule):
+    """Its rule, which counts how often it is asked."""
+
+    layers = (Scale,)
+    asked = 0
+
+    def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
+        type(self).asked += 1
+        return [(use.gradient * use.inputs[0]).reshape(len(use.gradient), -1, 4).sum(1)]
+
+
+def test_an_installed_distribution_adds_a_rule_for_its_own_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "third_party-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[jdframework.gramian_rules]\nscale = its_rules:It\n"
+    )
+    module = ModuleType("its_rules")
+    module.It = ScaleRule  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "its_rules", module)
+    monkeypatch.syspath_prepend(tmp_path)
+    rules.cache_clear()
+    try:
+        model = nn.Sequential(Scale(4), nn.Tanh(), nn.Linear(4, 3)).to(F64)
+        x = torch.randn(5, 6, 4, dtype=F64)
+        assert_served(model, lambda: instances(model(x)))
+        assert ScaleRule.asked > 0
+    finally:
+        monkeypatch.undo()
+        rules.cache_clear()

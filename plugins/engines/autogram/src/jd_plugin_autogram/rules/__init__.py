@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from jd_plugin_autogram.rules.base import Rule, Use, rule_for, rules
+from jd_plugin_autogram.rules.base import Rule, Use
+from jd_plugin_autogram.rules.table import rule_for, rules
 
 __all__ = ["Rule", "Use", "rule_for", "rules"]

@@ -1,19 +1,15 @@
-"""What a rule is given, what it gives, and how it is found."""
+"""What a rule is given, and what it gives."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from jd_plugin_autogram.pieces import Piece, Rows
-
-GROUP: Final = "jdframework.gramian_rules"
 
 
 @dataclass
@@ -62,38 +58,3 @@ class Rule(ABC):
     def refusal(self, layer: Any) -> str | None:
         """Why a layer as it is set now cannot be served, and the remedy; None if it can."""
         return None
-
-
-@lru_cache(maxsize=1)
-def rules() -> dict[type[nn.Module], Rule]:
-    """Every rule by layer type: ours, and those that installed distributions offer."""
-    from jd_plugin_autogram.rules import conv, embedding, linear, norm, opaque
-
-    found: dict[type[nn.Module], Rule] = {}
-    for cls in (
-        conv.Convolution,
-        conv.TransposedConvolution,
-        embedding.Embedding,
-        linear.Linear,
-        norm.BatchNorm,
-        norm.GroupNorm,
-        norm.LayerNorm,
-        opaque.Opaque,
-    ):
-        found |= dict.fromkeys(cls.layers, cls())
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        rule: Rule = entry.load()()
-        found |= dict.fromkeys(rule.layers, rule)
-    return found
-
-
-def rule_for(layer: nn.Module) -> Rule:
-    """The rule of the layer's own type; the generic one where there is none."""
-    return rules().get(type(layer)) or _generic()
-
-
-@lru_cache(maxsize=1)
-def _generic() -> Rule:
-    from jd_plugin_autogram.rules.generic import Generic
-
-    return Generic()
