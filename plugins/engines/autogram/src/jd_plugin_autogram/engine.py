@@ -183,7 +183,8 @@ class Autogram(Engine):
             alone = [p for p in wanted if counts[id(p)] == 1]
             pieces += rule.pieces(use, alone) if alone else []
             several = [p for p in wanted if counts[id(p)] > 1]
-            for parameter, block in zip(several, rule.rows(use, several), strict=True):
+            blocks = rule.rows(use, several) if several else []
+            for parameter, block in zip(several, blocks, strict=True):
                 before = summed.get(id(parameter))
                 summed[id(parameter)] = (parameter, block if before is None else before[1] + block)
         pieces += [Rows([parameter], [block]) for parameter, block in summed.values()]
