@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from jdframework.errors import ConfigError
 from jdframework.names import nearest
@@ -40,6 +41,16 @@ def _as_floats(value: object) -> object:
 
 Vector: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_as_floats)]
 """A field that takes a list of floats or a one-dimensional tensor, and keeps a tuple of floats."""
+
+
+def _check_preference(weights: tuple[float, ...]) -> tuple[float, ...]:
+    if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError("no weight may be negative, and one must be positive")
+    return weights
+
+
+Preference: TypeAlias = Annotated[Vector, AfterValidator(_check_preference)]
+"""A vector of numbers of at least zero, not all of them zero."""
 
 Spec: TypeAlias = str | dict[str, Any]
 """A field that names another method: a name, or a mapping ``{"name": …, **config}``."""

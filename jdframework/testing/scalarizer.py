@@ -30,7 +30,7 @@ class ScalarizerSuite(MethodSuite):
     zero_losses: ClassVar[bool] = True
     """Claim: losses may be zero."""
     stops_gradient: ClassVar[bool] = False
-    """Whether the method takes its weights, which depend on the losses, for constants (DWA), so
+    """Whether the method takes its weights, which depend on the losses, for constants (FAMO), so
     that its gradient is not the derivative of its value."""
 
     def sample(self, seed: int = 0) -> Float[Tensor, "..."]:

@@ -12,7 +12,10 @@ INSTALLED: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS for name in 
 TESTED = [*INSTALLED, *(("aggregator", name) for kind, name in INSTALLED if kind == "weighting")]
 
 # What a method's schema does not tell: class attributes of its suite.
-CLAIMS: dict[tuple[Kind, str], dict[str, object]] = {}
+CLAIMS: dict[tuple[Kind, str], dict[str, object]] = {
+    ("scalarizer", "famo"): {"negative_losses": False, "stops_gradient": True},
+    ("scalarizer", "geometric-mean"): {"negative_losses": False},
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), INSTALLED)

@@ -1,0 +1,52 @@
+"""The geometric mean of the losses."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework.bases import Scalarizer
+from jdframework.config import Paper
+
+__all__ = ["GeometricMean"]
+
+
+class GeometricMean(Scalarizer):
+    """Takes the geometric mean of the losses.
+
+    .. math:: \\exp\\Bigl(\\tfrac{1}{m} \\sum_i \\log L_i\\Bigr)
+
+    The geometric loss strategy, GLS (Chennupati et al. 2019). Each loss is weighed by the mean
+    over ``m`` times the loss, so that the scale of a loss does not matter.
+
+    The logarithm is of ``L`` plus the smallest normal number, which changes no loss above 1e-30. A
+    loss of zero therefore has a finite derivative, where other implementations give NaN (E19 of
+    the ledger). As the true derivative is infinite there, it is very large, and beyond the range of
+    float16. The product of the losses is never formed, so that many small ones do not underflow.
+
+    :raises ValueError: at the call, if a loss is negative.
+
+    >>> import torch
+    >>> GeometricMean()(torch.tensor([2.0, 8.0]))
+    tensor(4.)
+    """
+
+    paper = Paper(
+        title="MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for "
+        "Multi-Task Learning",
+        authors="Sumanth Chennupati, Ganesh Sistu, Senthil Yogamani, Samir A Rawashdeh",
+        venue="CVPR Workshops",
+        year=2019,
+        url="https://arxiv.org/abs/1904.08492",
+    )
+
+    def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
+        """``exp(mean(log L))``."""
+        lowest = losses.detach().min()
+        if bool((lowest < 0) & lowest.isfinite()):
+            raise ValueError(
+                f"geometric-mean needs losses of at least zero, but one is {lowest.item():g}: "
+                f"shift the losses, or choose another method"
+            )
+        return (losses + torch.finfo(losses.dtype).tiny).log().mean().exp()

@@ -1,0 +1,100 @@
+"""PBI: the distance along a preference, and a penalty on the distance from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from jdframework.bases import Scalarizer
+from jdframework.config import Config, Paper, Preference, Vector
+
+__all__ = ["PBI", "PBIConfig"]
+
+
+class PBIConfig(Config):
+    """Settings of the penalty-based boundary intersection."""
+
+    theta: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Penalty on the distance from the preferred direction.",
+    )
+    weights: Preference = Field(
+        min_length=1,
+        description="Preferred direction, one number of at least zero per loss.",
+    )
+    reference: Vector | None = Field(
+        None,
+        min_length=1,
+        description="Ideal point, a lower bound for each loss; None is zero.",
+    )
+
+
+class PBI(Scalarizer):
+    """Takes the distance along a preferred direction, and penalises the distance from it.
+
+    .. math:: d_1 + \\theta d_2, \\quad d_1 = (L - z) \\cdot \\hat w, \\quad
+              d_2 = \\lVert (L - z) - d_1 \\hat w \\rVert
+
+    The penalty-based boundary intersection (Zhang & Li 2007); the hat is a division by the norm.
+    Where the losses lie on the direction, up to rounding, ``d_2`` is zero and so is the derivative
+    that this takes for it, the middle of its subdifferential. torchjd adds 1e-12 under the root
+    instead, which swamps ``d_2`` for losses below 1e-6. libmoon leaves ``z`` out (E20).
+
+    With a large ``theta``, a derivative may be negative: that loss is made to grow, towards the
+    direction. The optimum need not be Pareto optimal.
+
+    :param theta: The penalty, at least zero. The paper takes 5.
+    :param weights: ``w``, in the order of ``losses.flatten()``. It may also be assigned between
+        two calls, to draw another preference: ``method.weights = torch.tensor(...)``.
+    :param reference: ``z``, likewise.
+    :raises ConfigError: at the call, if there are more or fewer losses than weights or entries of
+        the reference.
+
+    >>> import torch
+    >>> PBI(theta=5.0, weights=[0.0, 2.0])(torch.tensor([1.0, 3.0]))
+    tensor(8.)
+    """
+
+    Config = PBIConfig
+    config: PBIConfig
+    weights: Tensor
+    reference: Tensor | None
+    paper = Paper(
+        title="MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition",
+        authors="Qingfu Zhang, Hui Li",
+        venue="IEEE Transactions on Evolutionary Computation",
+        year=2007,
+        url="https://doi.org/10.1109/TEVC.2007.892759",
+    )
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_constant("weights", self.config.weights)
+        self.register_constant("reference", self.config.reference)
+
+    def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
+        """``d_1 + theta d_2``."""
+        m, point = losses.numel(), losses.flatten()
+        if self.reference is not None:
+            point = point - self.constant("reference", m, losses)
+        weights = self.constant("weights", m, losses)
+        direction = weights / torch.linalg.vector_norm(weights)
+        along = point @ direction
+        aside = point - along * direction
+        distance = torch.linalg.vector_norm(torch.where(_is_rounding(aside, point), 0, aside))
+        value: Tensor = along + self.config.theta * distance
+        return value
+
+
+@torch.no_grad()
+def _is_rounding(aside: Float[Tensor, " m"], point: Float[Tensor, " m"]) -> Tensor:
+    """Whether what is left of ``point`` beside its direction is no more than rounding errors."""
+    norm = torch.linalg.vector_norm
+    error = (point.numel() ** 0.5 + 8) * torch.finfo(point.dtype).eps
+    negligible: Tensor = norm(aside) <= error * norm(point)
+    return negligible

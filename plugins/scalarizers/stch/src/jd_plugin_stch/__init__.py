@@ -1,0 +1,90 @@
+"""STCH: a smooth maximum of the losses, weighed by a preference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from jdframework.bases import Scalarizer
+from jdframework.config import Config, Paper, Preference, Vector
+
+__all__ = ["STCH", "STCHConfig"]
+
+
+class STCHConfig(Config):
+    """Settings of the smooth Tchebycheff scalarization."""
+
+    mu: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
+    )
+    weights: Preference | None = Field(
+        None,
+        min_length=1,
+        description="Preference, one number of at least zero per loss; None gives each 1/m.",
+    )
+    reference: Vector | None = Field(
+        None,
+        min_length=1,
+        description="Ideal point, a lower bound for each loss; None is zero.",
+    )
+
+
+class STCH(Scalarizer):
+    """Takes a smooth maximum of the weighed losses.
+
+    .. math:: \\mu \\log \\sum_i \\exp\\bigl(w_i (L_i - z_i) / \\mu\\bigr)
+
+    The smooth Tchebycheff scalarization (Lin et al. 2024). It lies between the maximum and the
+    maximum plus ``mu log m``, and the derivative in loss ``i`` is ``w_i`` times its share in a
+    softmax. The greatest weighed loss is taken out before the division by ``mu``, so that nothing
+    overflows.
+
+    The variant for multi-task learning in LibMTL and in the official code is another method: it
+    takes the logarithm of each loss over its mean in a warm-up epoch.
+
+    :param mu: ``mu``, above zero. The paper tries 0.01 to 1.
+    :param weights: ``w``, in the order of ``losses.flatten()``. It may also be assigned between
+        two calls: ``method.weights = torch.tensor(...)``.
+    :param reference: ``z``, likewise.
+    :raises ConfigError: at the call, if there are more or fewer losses than weights or entries of
+        the reference.
+
+    >>> import torch
+    >>> STCH(mu=0.01, weights=[1.0, 0.5])(torch.tensor([1.0, 6.0]))
+    tensor(3.)
+    """
+
+    Config = STCHConfig
+    config: STCHConfig
+    weights: Tensor | None
+    reference: Tensor | None
+    paper = Paper(
+        title="Smooth Tchebycheff Scalarization for Multi-Objective Optimization",
+        authors="Xi Lin, Xiaoyuan Zhang, Zhiyuan Yang, Fei Liu, Zhenkun Wang, Qingfu Zhang",
+        venue="ICML",
+        year=2024,
+        url="https://arxiv.org/abs/2402.19078",
+    )
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_constant("weights", self.config.weights)
+        self.register_constant("reference", self.config.reference)
+
+    def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
+        """``mu log Σ exp(w (L - z) / mu)``."""
+        m, distances = losses.numel(), losses.flatten()
+        if self.reference is not None:
+            distances = distances - self.constant("reference", m, losses)
+        weights = 1 / m if self.weights is None else self.constant("weights", m, losses)
+        weighed = weights * distances
+        lowest, greatest = torch.aminmax(weighed.detach())
+        greatest = greatest + 0 * lowest  # NaN, where the maximum would hide a loss of -inf
+        mu = self.config.mu
+        return greatest + mu * torch.logsumexp((weighed - greatest) / mu, 0)
