@@ -76,7 +76,8 @@ def _sentence(config_class: type[Config], name: str, detail: Mapping[str, Any]) 
     if detail["type"] == "missing":
         return f"{name} needs the setting {field!r} ({_description(config_class, field)})"
     given = f"{field} = {detail['input']!r} was given"
-    return f"{name}: {given}, but {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{name}: {given}, but {reason[0].lower()}{reason[1:]}"
 
 
 def _allowed_fields(config_class: type[Config], field: str) -> str:

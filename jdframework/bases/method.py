@@ -99,7 +99,7 @@ class Randomised(BaseMethod):
     draws from torch's global generator and has no state of its own.
     """
 
-    Config = SeededConfig
+    Config: ClassVar[type[SeededConfig]] = SeededConfig
     config: SeededConfig
 
     def __init__(self, **config: Any) -> None:

@@ -10,12 +10,14 @@ from jdframework.linalg.gramian import (
     normalised,
     weighted_sum,
 )
+from jdframework.linalg.host import on_host
 from jdframework.linalg.min_norm import min_norm_weights
 from jdframework.linalg.nonnegative import nonnegative_qp
-from jdframework.linalg.spectral import pseudo_solve
+from jdframework.linalg.spectral import carried_precision, pseudo_solve
 
 __all__ = [
     "Normalised",
+    "carried_precision",
     "cosines",
     "cross_gramian",
     "generalized",
@@ -23,6 +25,7 @@ __all__ = [
     "min_norm_weights",
     "nonnegative_qp",
     "normalised",
+    "on_host",
     "project_on_dual_cone",
     "pseudo_solve",
     "weighted_sum",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jdframework.errors import ConfigError, SolverError
-from jdframework.linalg.unit_problem import Array, row_normalised
+from jdframework.linalg.unit_problem import Array, on_positive_rows, row_normalised
 
 
 def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
@@ -23,7 +24,10 @@ def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
     :raises ConfigError: if qpsolvers or the solver is not installed.
     :raises SolverError: if the solver finds no solution.
     """
-    solve_qp = _solve_qp(solver)
+    return on_positive_rows(partial(_solve, solver, _solve_qp(solver)), matrix, linear)
+
+
+def _solve(solver: str, solve_qp: Any, matrix: Array, linear: Array) -> Array:
     unit, scaled, undo = row_normalised(matrix, linear)
     regular = unit + 1e-10 * np.eye(len(unit))
     columns = []

@@ -19,6 +19,7 @@ from jdframework.linalg.unit_problem import (
     Array,
     Indices,
     kkt_residual,
+    on_positive_rows,
     ridge,
     rounding,
     row_normalised,
@@ -52,25 +53,15 @@ def nonnegative_qp(matrix: Array, linear: Array) -> Array:
     array([[3.],
            [0.]])
     """
-    present = matrix.diagonal() > 0.0
-    if present.all():
-        return _solve(matrix, linear)
-    solution = np.zeros_like(linear)
-    if present.any():
-        solution[present] = _solve(matrix[np.ix_(present, present)], linear[present])
-    return solution
+    return on_positive_rows(_solve, matrix, linear)
 
 
 def _solve(matrix: Array, linear: Array) -> Array:
     unit, scaled, undo = row_normalised(matrix, linear)
     unit, scaled, factor = semidefinite(unit, scaled)
     solution, residual = _solve_unit(unit, scaled, factor)
-    worst = float((residual - 2 * len(unit) * rounding(solution)).max(initial=0.0))
-    if worst > _ACCEPTED:
-        raise SolverError(
-            f"a non-negative quadratic program was not solved: its KKT residual is {worst:.1e} "
-            f"(m = {len(unit)}, condition number {np.linalg.cond(unit):.1e})"
-        )
+    if residual.max(initial=0.0) > _ACCEPTED:
+        _check(unit, solution, residual)
     return np.asarray(solution * undo)
 
 
@@ -80,7 +71,7 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
     solution = pivoted(unit, linear) if m > _SMALL and k > 1 else np.zeros_like(linear)
     residual = kkt_residual(unit, linear, solution)
 
-    def improved(columns: Indices, found: Array) -> Indices:
+    def improve(columns: Indices, found: Array) -> Indices:
         """Takes over what is better; returns where that is not yet good enough."""
         reached = kkt_residual(unit, linear[:, columns], found)
         better = reached < residual[columns]
@@ -88,22 +79,33 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         solution[:, columns], residual[columns] = found, reached[better]
         return columns[residual[columns] > _AIM + rounding(found)]
 
-    left = np.flatnonzero(residual > _AIM + rounding(solution))
+    left = np.flatnonzero(residual > _AIM)
     for _ in range(_ROUNDS):
         if left.size:
             around = linear[:, left] - ridge(m) * solution[:, left]
-            left = improved(left, _lawson_hanson(factor, around))
+            left = improve(left, _lawson_hanson(factor, around))
     left = np.flatnonzero(residual > _ACCEPTED)
     if left.size:
-        improved(left, pivoted(unit, linear[:, left], patience=_PATIENCE * m))
+        improve(left, pivoted(unit, linear[:, left], patience=_PATIENCE * m))
     return solution, residual
+
+
+def _check(unit: Array, solution: Array, residual: Array) -> None:
+    worst = float((residual - 2 * len(unit) * rounding(solution)).max())
+    if worst > _ACCEPTED:
+        raise SolverError(
+            f"a non-negative quadratic program was not solved: its KKT residual is {worst:.1e} "
+            f"(m = {len(unit)}, condition number {np.linalg.cond(unit):.1e})"
+        )
 
 
 def _lawson_hanson(factor: Array, linear: Array) -> Array:
     """Column by column, of the matrix whose factor this is; NaN where it does not end."""
     upper = np.ascontiguousarray(factor.T)
-    targets = np.linalg.solve(factor, -linear)
-    return np.stack([_least_squares(upper, target) for target in targets.T], axis=1)
+    solution = np.empty_like(linear)
+    for column, target in enumerate(np.linalg.solve(factor, -linear).T):
+        solution[:, column] = _least_squares(upper, target)
+    return solution
 
 
 def _least_squares(upper: Array, target: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -12,22 +13,37 @@ Indices: TypeAlias = NDArray[np.intp]
 Mask: TypeAlias = NDArray[np.bool_]
 
 _EPSILON: Final = float(np.finfo(np.float64).eps)
+_TINY: Final = float(np.finfo(np.float64).tiny)
+
+
+def on_positive_rows(solve: Callable[[Array, Array], Array], matrix: Array, linear: Array) -> Array:
+    """``solve(matrix, linear)`` on the rows whose diagonal entry is positive; the others are zero.
+
+    :param solve: Gives ``[m, k]``.
+    :param matrix: ``[m, m]``.
+    :param linear: ``[m, k]``.
+    """
+    present = matrix.diagonal() > 0.0
+    if present.all():
+        return solve(matrix, linear)
+    solution = np.zeros_like(linear)
+    if present.any():
+        solution[present] = solve(matrix[np.ix_(present, present)], linear[present])
+    return solution
 
 
 def row_normalised(matrix: Array, linear: Array) -> tuple[Array, Array, Array]:
     """The problem with a unit diagonal and columns of size one, and the factor back.
 
-    :param matrix: ``[m, m]``; a row whose diagonal entry is zero becomes zero.
+    :param matrix: ``[m, m]``, of positive diagonal.
     :param linear: ``[m, k]``.
     :return: ``[m, m]``, ``[m, k]``, and the ``[m, k]`` by which its solution is multiplied.
     """
-    scale = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-    unit = matrix * inverse * inverse[:, None]
-    scaled = linear * inverse[:, None]
-    size = np.abs(scaled).max(axis=0, initial=0.0)
-    size[size == 0.0] = 1.0
-    return unit, scaled / size, size * inverse[:, None]
+    inverse = 1.0 / np.sqrt(matrix.diagonal())
+    column = inverse[:, None]
+    scaled = linear * column
+    size = np.abs(scaled).max(axis=0, initial=_TINY)
+    return matrix * inverse * column, scaled / size, size * column
 
 
 def ridge(m: int) -> float:

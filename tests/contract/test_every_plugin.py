@@ -15,7 +15,10 @@ TESTED = [*INSTALLED, *(("aggregator", name) for kind, name in INSTALLED if kind
 CLAIMS: dict[tuple[Kind, str], dict[str, object]] = {
     ("scalarizer", "famo"): {"negative_losses": False, "stops_gradient": True},
     ("scalarizer", "geometric-mean"): {"negative_losses": False},
+    # Of equal scores the first objective's wins, as in the paper.
+    ("weighting", "krum"): {"permutation_equivariant": False, "permutation_invariant": False},
 }
+"""Of a weighting they are also those of the aggregator that it makes."""
 
 
 @pytest.mark.parametrize(("kind", "name"), INSTALLED)
@@ -30,7 +33,8 @@ def test_the_exceptions_are_of_installed_plugins() -> None:
 def _add_suites() -> None:
     for kind, name in TESTED:
         try:
-            suite = derived_suite(kind, name, **CLAIMS.get((kind, name), {}))
+            claims = CLAIMS.get((kind, name)) or CLAIMS.get(("weighting", name), {})
+            suite = derived_suite(kind, name, **claims)
         except (jd.JDError, LookupError):  # the test above reports it
             continue
         suite.__module__ = __name__

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting
 from jdframework.config import Paper
-from jdframework.linalg import normalised, pseudo_solve
-from jdframework.linalg.spectral import carried_precision
+from jdframework.linalg import carried_precision, normalised, pseudo_solve
 
 __all__ = ["IMTLG"]
 
