@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -119,6 +119,11 @@ class Randomised(BaseMethod):
         """Standard normal numbers, drawn on the CPU so that every device gives the same ones."""
         drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
         return drawn.to(device=like.device, dtype=like.dtype)
+
+    def orders(self, m: int) -> Int[Tensor, "m others"]:
+        """For each of ``m`` objectives the others in a random order of its own, ``[m, m - 1]``."""
+        keys = torch.rand(m, m, generator=self._generator, dtype=torch.float64)
+        return keys.fill_diagonal_(torch.inf).argsort(1)[:, :-1]
 
     def get_extra_state(self) -> Tensor:
         """The generator's state, for ``state_dict()``; empty without a seed."""

@@ -12,6 +12,7 @@ from jdframework.linalg.gramian import (
 )
 from jdframework.linalg.host import on_host
 from jdframework.linalg.min_norm import min_norm_weights
+from jdframework.linalg.newton import fair_weights
 from jdframework.linalg.nonnegative import nonnegative_qp
 from jdframework.linalg.spectral import carried_precision, pseudo_solve
 
@@ -20,6 +21,7 @@ __all__ = [
     "carried_precision",
     "cosines",
     "cross_gramian",
+    "fair_weights",
     "generalized",
     "gramian",
     "min_norm_weights",

@@ -15,6 +15,8 @@ TESTED = [*INSTALLED, *(("aggregator", name) for kind, name in INSTALLED if kind
 CLAIMS: dict[tuple[Kind, str], dict[str, object]] = {
     ("scalarizer", "famo"): {"negative_losses": False, "stops_gradient": True},
     ("scalarizer", "geometric-mean"): {"negative_losses": False},
+    ("weighting", "fairgrad"): {"scale": None},
+    ("weighting", "nash-mtl"): {"scale": "invariant"},
     # Of equal scores the first objective's wins, as in the paper.
     ("weighting", "krum"): {"permutation_equivariant": False, "permutation_invariant": False},
 }

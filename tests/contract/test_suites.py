@@ -244,7 +244,7 @@ def test_a_spec_that_does_not_resolve_fails_once(tmp_path: Path) -> None:
     options = ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:terminal"]
     pytest.main([str(tmp_path), *options, "-c", os.devnull], plugins=[outcomes])
     assert len(outcomes.failures) == 1
-    assert "no weighting is called 'upgrd': did you mean 'upgrad'?" in outcomes.failures[0]
+    assert "no weighting is called 'upgrd': did you mean 'upgrad'" in outcomes.failures[0]
     assert not outcomes.passed
 
 

@@ -86,7 +86,8 @@ class TestEveryMethod:
     def test_its_state_loads_into_a_fresh_descent(self, name: str) -> None:
         trunk, heads, x = multitask()
         descent = jd.Descent(trunk, name, **settings(name, 2))
-        descent.backward(task_losses(heads, trunk(x)))
+        features = trunk(x)
+        descent.backward(task_losses(heads, features), features=features)
         fresh = jd.Descent(trunk, name, **settings(name, 2))
         fresh.load_state_dict(descent.state_dict())
         assert fresh.state_dict().keys() == descent.state_dict().keys()
