@@ -59,8 +59,7 @@ class GradDrop(Randomised, Aggregator):
 
     .. math::
         d_k = \\sum_i \\big(\\ell_i + (1 - \\ell_i)\\, M_{ik}\\big) J_{ik}, \\qquad
-        M_{ik} = \\begin{cases} [J_{ik} > 0] & \\text{if } f(P_k) > U_k \\\\
-        [J_{ik} < 0] & \\text{otherwise} \\end{cases}, \\qquad
+        M_{ik} = [J_{ik} > 0] \\text{ if } f(P_k) > U_k \\text{, else } [J_{ik} < 0], \\qquad
         P_k = \\frac12 \\Big(1 + \\frac{\\sum_i J_{ik}}{\\sum_i \\lvert J_{ik} \\rvert}\\Big)
 
     with :math:`U_k` uniform in :math:`[0, 1)`, drawn anew for each coordinate and step (Chen et

@@ -37,8 +37,7 @@ class Krum(GramianWeighting):
     """Averages the gradients that are closest to their neighbours, so that outliers do not count.
 
     .. math::
-        a_i = \\begin{cases} 1/k & \\text{if } s_i \\text{ is one of the } k \\text{ lowest} \\\\
-        0 & \\text{otherwise} \\end{cases}
+        a_i = \\tfrac{1}{k} \\text{ if } s_i \\text{ is one of the } k \\text{ lowest, else } 0,
         \\qquad s_i = \\sum_{j \\in N_i} \\lVert g_i - g_j \\rVert^2
 
     where :math:`N_i` are the :math:`m - f - 2` nearest others (Blanchard et al. 2017). The
