@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -87,8 +87,9 @@ def gradients(
     """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients."""
     if not inputs:
         return []
+    targets: Any = inputs  # torch's own annotation has no sequences of both
     found = torch.autograd.grad(
-        outputs, inputs, output_gradients, retain_graph=retain_graph, allow_unused=True
+        outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
     )
     return [None if g is None else dense(g) for g in found]
 

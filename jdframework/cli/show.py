@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from jdframework.config import Paper
     from jdframework.registry import Method
 
-_EXAMPLE_VALUES: Final = {"shape": "2", "inner": '"upgrad"'}
+_EXAMPLE_VALUES: Final = {
+    "shape": "2",
+    "inner": '"upgrad"',
+    "n_byzantine": "0",
+    "trim_number": "0",
+}
 _EXAMPLE_VALUES_BY_TYPE: Final = {
     "int": "1",
     "float": "1.0",

@@ -35,11 +35,12 @@ def on_positive_rows(solve: Callable[[Array, Array], Array], matrix: Array, line
 def row_normalised(matrix: Array, linear: Array) -> tuple[Array, Array, Array]:
     """The problem with a unit diagonal and columns of size one, and the factor back.
 
-    :param matrix: ``[m, m]``, of positive diagonal.
+    :param matrix: ``[m, m]``; a row whose diagonal entry is zero becomes zero.
     :param linear: ``[m, k]``.
     :return: ``[m, m]``, ``[m, k]``, and the ``[m, k]`` by which its solution is multiplied.
     """
-    inverse = 1.0 / np.sqrt(matrix.diagonal())
+    scale = np.sqrt(np.maximum(matrix.diagonal(), 0.0))
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0.0)
     column = inverse[:, None]
     scaled = linear * column
     size = np.abs(scaled).max(axis=0, initial=_TINY)

@@ -73,11 +73,21 @@ def test_each_sentence_of_an_error_is_one_line(installed_jd: Command, site: Site
     assert ended.err == "error: the first thing is wrong\nerror: the second [thing] too\n"
 
 
+def _interruptible() -> None:
+    """A process started in the background may have been told to ignore the signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupted_command_has_status_130_and_no_traceback(site: Site) -> None:
     site.observer("jd-plugin-greeter", "greeter", COMMANDS)
     environment = {**os.environ, "PYTHONPATH": str(site.root), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [JD, "wait"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [JD, "wait"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_interruptible,  # noqa: PLW1509  # no thread runs here
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"

@@ -133,7 +133,7 @@ def test_each_step_records_losses_and_weights(comparison: Comparison) -> None:
     assert torch.equal(by_name["sum"].curve.weights, torch.ones(TINY.steps, 2))
     assert torch.allclose(by_name["mgda"].curve.weights.sum(dim=1), torch.ones(TINY.steps))
     assert by_name["sum"].engine == "autograd"
-    assert by_name["upgrad"].engine == "autojac"
+    assert by_name["upgrad"].engine in jd.available("engine")
 
 
 def test_a_trainable_scalarizer_is_trained(comparison: Comparison) -> None:

