@@ -51,7 +51,7 @@ def combine(
         found = linalg.weighted_sum(blocks, weights)
     else:
         weights = None
-        found = _split(weighting(_joined(blocks)), blocks)
+        found = _split(weighting(_joined(blocks), **_extra(weighting, losses)), blocks)
     remaining = iter(found)
     directions = tuple(None if block is None else next(remaining) for block in jacobians)
     return Combination(directions, Outcome(weights, gramian))
@@ -65,11 +65,15 @@ def weights_of(
 ) -> Float[Tensor, " m"]:
     """The weights, the weighting being given what it says it needs."""
     statistic = _joined(blocks) if "jacobian" in weighting.needs else gramian
-    extra = {}
-    if losses is not None and "losses" in weighting.needs:
-        extra["losses"] = losses.flatten()
-    weights: Tensor = weighting(statistic, **extra)
+    weights: Tensor = weighting(statistic, **_extra(weighting, losses))
     return weights
+
+
+def _extra(method: Any, losses: Tensor | None) -> dict[str, Tensor]:
+    """What the method needs beside its statistic, by name."""
+    if losses is None or "losses" not in method.needs:
+        return {}
+    return {"losses": losses.flatten()}
 
 
 def _joined(blocks: Sequence[Tensor]) -> Tensor:

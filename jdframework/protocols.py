@@ -57,7 +57,7 @@ class Weighting(Method, Protocol):
 class Aggregator(Method, Protocol):
     """Maps the Jacobian to one direction."""
 
-    def __call__(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+    def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """The direction, one value per column."""
 
 

@@ -4,6 +4,7 @@ from jdframework.bases.aggregator import Aggregator, WeightedSum
 from jdframework.bases.conformity import mistakes
 from jdframework.bases.dual_cone import DualConeConfig, DualConeWeighting
 from jdframework.bases.engine import Engine, EngineConfig
+from jdframework.bases.losses import losses_for
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
 from jdframework.bases.preference import PreferenceConfig, Preferring
 from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScalarizer
@@ -27,5 +28,6 @@ __all__ = [
     "TrainableScalarizer",
     "WeightedSum",
     "Weighting",
+    "losses_for",
     "mistakes",
 ]

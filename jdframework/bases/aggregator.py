@@ -25,15 +25,17 @@ class Aggregator(BaseMethod, ABC):
     kind: ClassVar[Kind] = "aggregator"
     needs: frozenset[Need] = frozenset({"jacobian"})
 
-    def __call__(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+    def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """The direction.
 
         :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
+        :param extra: What else the method needs, by name: ``losses`` ``[m]``.
         :raises ValueError: if it is not a matrix with at least one row.
         """
         check_jacobian(self, jacobian)
         with torch.no_grad():
-            direction = super().__call__(jacobian.detach().to(at_least_float32(jacobian.dtype)))
+            given = jacobian.detach().to(at_least_float32(jacobian.dtype))
+            direction = super().__call__(given, **extra)
         if not isinstance(direction, Tensor) or direction.shape != jacobian.shape[1:]:
             got = list(direction.shape) if isinstance(direction, Tensor) else type(direction)
             raise TypeError(
@@ -44,7 +46,7 @@ class Aggregator(BaseMethod, ABC):
 
     @abstractmethod
     def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
-        """The method's mathematics."""
+        """The method's mathematics; one that needs the losses takes them as ``losses=None``."""
 
 
 class WeightedSum(Aggregator):
@@ -67,7 +69,7 @@ class WeightedSum(Aggregator):
         """Nothing: the weighting prints its own settings."""
         return ""
 
-    def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
+    def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """``Jᵀw``."""
         statistic: Any = jacobian if "jacobian" in self.needs else linalg.gramian([jacobian])
-        return self.weighting(statistic) @ jacobian
+        return self.weighting(statistic, **extra) @ jacobian

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
@@ -47,6 +47,8 @@ class Engine(ABC):
     paper: ClassVar[Paper | None] = None
     needs: frozenset[Need] = frozenset()
     trainable: ClassVar[bool] = False
+    claims: ClassVar[Mapping[str, Any]] = {}
+    """As of a method: class attributes of its suite, as ``{"refuses": …}``."""
     capabilities: ClassVar[frozenset[str]]
     """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
     cost: ClassVar[int] = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -32,6 +32,9 @@ class BaseMethod(nn.Module):
     paper: ClassVar[Paper | None] = None
     needs: frozenset[Need] = frozenset()
     trainable: ClassVar[bool] = False
+    claims: ClassVar[Mapping[str, Any]] = {}
+    """Where the method promises something else than most, for the suites of
+    :mod:`jdframework.testing`: class attributes of its suite, as ``{"scale": "invariant"}``."""
 
     config: Any
     """The frozen settings, an instance of ``Config``."""

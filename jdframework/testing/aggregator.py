@@ -17,7 +17,7 @@ from jdframework.names import Kind
 from jdframework.testing.jacobians import FAMILIES, Family
 from jdframework.testing.method import MethodSuite, precisions
 from jdframework.testing.strategies import REPEATABLE, jacobians
-from jdframework.testing.weighting import FACTORS
+from jdframework.testing.weighting import FACTORS, losses_of_rows
 
 
 class AggregatorSuite(MethodSuite):
@@ -74,6 +74,13 @@ class AggregatorSuite(MethodSuite):
         m = max((m for m in self.objectives if m <= 3), default=self.objectives[0])
         return FAMILIES["random"](m, seed)
 
+    def inputs(self, method: Any, sample: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The Jacobian, and losses if the method needs them."""
+        extra = {}
+        if "losses" in method.needs:
+            extra["losses"] = losses_of_rows(sample.detach().cpu().double()).to(sample)
+        return sample, extra
+
     def test_every_family_gets_a_finite_direction(self, family: Family) -> None:
         """A finite direction, for degenerate and badly scaled Jacobians too."""
         for m in self.objectives:
@@ -107,7 +114,7 @@ class AggregatorSuite(MethodSuite):
         for device, dtype in precisions():
             method = self.make().to(device)
             jacobian = self.sample().to(device, dtype)
-            direction = method(jacobian)
+            direction = self.answer(method, jacobian)
             assert direction.dtype == dtype, f"{dtype} in, {direction.dtype} out"
             assert direction.device == jacobian.device, f"{device} in, {direction.device} out"
             assert torch.isfinite(direction).all(), f"{dtype}: got {direction.tolist()}"
@@ -116,8 +123,10 @@ class AggregatorSuite(MethodSuite):
         """In half precision only the result is rounded, not the computation."""
         for dtype in (torch.float16, torch.bfloat16):
             jacobian = self.sample().to(dtype)
-            found = self.make()(jacobian).double()
-            expected = self.make()(jacobian.double())
+            given, extra = self.inputs(self.make(), jacobian)
+            found = self.make()(given, **extra).double()
+            wider = {name: tensor.double() for name, tensor in extra.items()}
+            expected = self.make()(given.double(), **wider)
             error = float((found - expected).abs().max() / jacobian.double().norm())
             # A weighted sum is rounded twice: its weights, then the sum.
             rounding = 8 * torch.finfo(dtype).eps
@@ -127,7 +136,8 @@ class AggregatorSuite(MethodSuite):
 
     def test_the_direction_carries_no_graph(self) -> None:
         """The direction is a constant, whatever the Jacobian's graph."""
-        direction = self.make()(self.sample().requires_grad_())
+        given, extra = self.inputs(self.make(), self.sample())
+        direction = self.make()(given.requires_grad_(), **extra)
         assert not direction.requires_grad, "the direction still requires gradients"
 
     def test_a_wrong_shape_is_refused(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 import pytest
@@ -43,10 +43,23 @@ class Suite:
         if type(self) in _unusable:
             pytest.skip("not run: the spec gives no instance, as the first test's failure says")
         try:
+            self._adopt_claims()
             self.make()
         except Exception:
             _unusable.add(type(self))
             raise
+
+    def _adopt_claims(self) -> None:
+        """What the method's class claims holds where the test class itself says nothing."""
+        cls = type(self)
+        own = [base for base in cls.__mro__ if not base.__module__.startswith(_OWN_PACKAGE)]
+        for claim, value in self.implementation().claims.items():
+            if not any(hasattr(suite, claim) for suite in _every_suite()):
+                raise TypeError(
+                    f"{self.implementation().__name__} claims {claim!r}: no suite has it"
+                )
+            if hasattr(cls, claim) and not any(claim in vars(base) for base in own):
+                setattr(cls, claim, value)
 
     def implementation(self) -> type[Any]:
         """The class that ``spec`` means."""
@@ -127,3 +140,11 @@ class Suite:
         """A misspelt setting raises ``ConfigError`` that names it."""
         with pytest.raises(jd.ConfigError, match="no_such_setting"):
             self.make(no_such_setting=1)
+
+
+def _every_suite(base: type[Suite] = Suite) -> Iterator[type[Suite]]:
+    """The suites of the framework."""
+    for cls in base.__subclasses__():
+        if cls.__module__.startswith(_OWN_PACKAGE):
+            yield cls
+            yield from _every_suite(cls)

@@ -77,7 +77,7 @@ class WeightingSuite(MethodSuite):
         :param sample: A Jacobian.
         """
         jacobian = sample.detach().cpu().double()
-        extra = {"losses": _losses(jacobian).to(sample)} if "losses" in method.needs else {}
+        extra = {"losses": losses_of_rows(jacobian).to(sample)} if "losses" in method.needs else {}
         if "jacobian" in method.needs:
             return sample, extra
         if "cross-gramian" in method.needs:
@@ -87,7 +87,7 @@ class WeightingSuite(MethodSuite):
 
     def losses_after(self, method: Any, sample: Tensor) -> Tensor:
         """Losses somewhat below those of the step."""
-        return 0.9 * _losses(sample)
+        return 0.9 * losses_of_rows(sample)
 
     def test_every_family_gets_finite_weights(self, family: Family) -> None:
         """One finite weight per objective, for degenerate and badly scaled Jacobians too."""
@@ -200,7 +200,7 @@ class WeightingSuite(MethodSuite):
             )
 
 
-def _losses(jacobian: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+def losses_of_rows(jacobian: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
     """Positive losses that belong to the rows, and do not depend on their scale."""
     lengths = jacobian.norm(dim=1)
     first = jacobian[:, :1].abs().sum(dim=1)

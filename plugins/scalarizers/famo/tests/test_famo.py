@@ -17,8 +17,6 @@ from jdframework.testing import ScalarizerSuite
 
 class TestFAMO(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "famo", "shape": 3}
-    negative_losses = False
-    stops_gradient = True
 
 
 class TestFAMOWithBounds(ScalarizerSuite):
@@ -28,13 +26,11 @@ class TestFAMOWithBounds(ScalarizerSuite):
         "min_losses": [-3.0, -3.5, -4.0, -5.0, -3.0, -3.0],
     }
     permutation_invariant = False
-    stops_gradient = True
+    negative_losses = True
 
 
 class TestFAMOOfOneLoss(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "famo", "shape": ()}
-    negative_losses = False
-    stops_gradient = True
 
 
 def some_losses(*shape: int, seed: int = 0) -> Tensor:

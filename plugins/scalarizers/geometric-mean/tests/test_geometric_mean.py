@@ -14,7 +14,6 @@ from jdframework.testing import ScalarizerSuite
 
 class TestGeometricMean(ScalarizerSuite):
     spec: ClassVar[str] = "geometric-mean"
-    negative_losses = False
 
 
 def gradient_at(losses: Tensor) -> Tensor:

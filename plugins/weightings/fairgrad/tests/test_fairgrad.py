@@ -40,7 +40,6 @@ def residual(gramian: Tensor, weights: Tensor, alpha: float) -> float:
 
 class TestFairGrad(WeightingSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "fairgrad", "alpha": 2.0}
-    scale: ClassVar[Literal["equivariant", "invariant"] | None] = None
 
     def optimality(self, gramian: Tensor, weights: Tensor) -> float:
         """The equations of alpha-fairness."""

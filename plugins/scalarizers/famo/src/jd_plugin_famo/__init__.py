@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -85,6 +86,7 @@ class FAMO(Scalarizer):
     first_moment: Tensor
     second_moment: Tensor
     updates: Tensor
+    claims: ClassVar[Mapping[str, Any]] = {"negative_losses": False, "stops_gradient": True}
     paper = Paper(
         title="FAMO: Fast Adaptive Multitask Optimization",
         authors="Bo Liu, Yihao Feng, Peter Stone, Qiang Liu",

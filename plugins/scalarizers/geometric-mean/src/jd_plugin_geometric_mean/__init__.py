@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +35,7 @@ class GeometricMean(Scalarizer):
     tensor(4.)
     """
 
+    claims: ClassVar[Mapping[str, Any]] = {"negative_losses": False}
     paper = Paper(
         title="MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for "
         "Multi-Task Learning",

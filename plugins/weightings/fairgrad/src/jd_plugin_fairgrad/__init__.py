@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -57,6 +60,7 @@ class FairGrad(GramianWeighting):
 
     Config = FairGradConfig
     config: FairGradConfig
+    claims: ClassVar[Mapping[str, Any]] = {"scale": None}
     paper = Paper(
         title="Fair Resource Allocation in Multi-Task Learning",
         authors="Hao Ban, Kaiyi Ji",

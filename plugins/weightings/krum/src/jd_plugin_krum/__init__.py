@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,11 @@ class Krum(GramianWeighting):
 
     Config = KrumConfig
     config: KrumConfig
+    # Of equal scores the first objective's wins, as in the paper.
+    claims: ClassVar[Mapping[str, Any]] = {
+        "permutation_equivariant": False,
+        "permutation_invariant": False,
+    }
     paper = Paper(
         title="Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
         authors="Peva Blanchard, El Mahdi El Mhamdi, Rachid Guerraoui, Julien Stainer",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -65,6 +66,7 @@ class NashMTL(GramianWeighting):
 
     Config = NashMTLConfig
     config: NashMTLConfig
+    claims: ClassVar[Mapping[str, Any]] = {"scale": "invariant"}
     paper = Paper(
         title="Multi-Task Learning as a Bargaining Game",
         authors="Aviv Navon, Aviv Shamsian, Idan Achituve, Haggai Maron, Kenji Kawaguchi, "
