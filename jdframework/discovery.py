@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
 
+from jdframework import __version__
 from jdframework.names import KINDS, Kind, key
 
 GROUPS: Final[dict[Kind, str]] = {kind: f"jdframework.{kind}s" for kind in KINDS}
 ALIAS_GROUPS: Final[dict[Kind, str]] = {kind: f"jdframework.aliases.{kind}s" for kind in KINDS}
+KERNEL: Final = "jdframework"
 HOOK_GROUP: Final = "jdframework.hooks"
 DISABLE_VARIABLE: Final = "JD_DISABLE_PLUGINS"
 
@@ -45,6 +47,20 @@ class Offer:
         """The distribution's version."""
         dist = getattr(self.entry_point, "dist", None)
         return None if dist is None else str(dist.version)
+
+    def kernel_wanted(self) -> str | None:
+        """Which releases of the kernel the distribution asks for; None if this is one of them."""
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        for text in getattr(getattr(self.entry_point, "dist", None), "requires", None) or ():
+            try:
+                required = Requirement(text)
+            except InvalidRequirement:  # not about the kernel, or pip had not installed it
+                continue
+            is_kernel = key(required.name) == key(KERNEL)
+            if is_kernel and not required.specifier.contains(__version__, prereleases=True):
+                return str(required)
+        return None
 
     @cached_property
     def summary(self) -> str:

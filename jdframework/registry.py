@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from jdframework import directory, discovery
+from jdframework import __version__, directory, discovery
 from jdframework.discovery import Offer
 from jdframework.errors import (
     BlockedNameError,
@@ -371,16 +371,37 @@ def _with_article(noun: str) -> str:
 @cache
 def _load(offer: Offer) -> Any:
     assert offer.entry_point is not None
+    wanted = offer.kernel_wanted()
+    if wanted is not None:
+        raise PluginLoadError(
+            f"the {offer.kind} {offer.name!r} of {_source(offer)} was made for {wanted}, but "
+            f"jdframework {__version__} is installed: pip install --upgrade jdframework "
+            f"{offer.distribution}"
+        )
     try:
         cls = offer.entry_point.load()
     except Exception as error:  # whatever a foreign module raises becomes one clear sentence
         raise PluginLoadError(
             f"the {offer.kind} {offer.name!r} of {_source(offer)} cannot be imported "
-            f"({type(error).__name__}: {error}): reinstall or remove that distribution"
+            f"({type(error).__name__}: {error}): {_remedy(offer, error)}"
         ) from error
     _check_class(offer, cls)
     cls.name = offer.name
     return cls
+
+
+def _remedy(offer: Offer, error: Exception) -> str:
+    module, _, attribute = offer.value.partition(":")
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and not f"{module}.".startswith(f"{missing}."):
+        return f"it needs the package {missing.partition('.')[0]!r}, which is not installed"
+    stale = isinstance(error, AttributeError) and repr(attribute) in str(error)
+    if missing or stale:
+        return (
+            f"what is installed is not what its metadata says, as after an editable install whose "
+            f"entry points changed: pip install --force-reinstall {offer.distribution}"
+        )
+    return "reinstall or remove that distribution"
 
 
 def _source(offer: Offer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -45,10 +46,16 @@ def derived_suite(kind: Kind, name: str, **attributes: Any) -> type[Suite]:
     found: dict[str, Any] = {"spec": method.name, "config": config, "__module__": __name__}
     if "seed" in schema.get("properties", {}) or any(map(_has_entries, config.values())):
         found |= {"permutation_equivariant": False, "permutation_invariant": False}
-    if any(map(_has_entries, config.values())):
-        found |= {"objectives": (_OBJECTIVES,), "shapes": ((_OBJECTIVES,), (1, _OBJECTIVES))}
+    sizes = [_objectives(field, value) for field, value in config.items() if _has_entries(value)]
+    if sizes:
+        found |= {"objectives": (sizes[0],), "shapes": ((sizes[0],), (1, sizes[0]))}
     class_name = "Test" + "".join(part.capitalize() for part in f"{name}-{kind}".split("-"))
     return type(class_name, (_SUITES[kind],), found | attributes)
+
+
+def _objectives(field: str, value: list[Any]) -> int:
+    """How many objectives a setting with one entry for each is for."""
+    return math.prod(value) if field == "shape" else len(value)
 
 
 def _has_entries(value: object) -> bool:

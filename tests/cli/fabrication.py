@@ -64,8 +64,12 @@ class Site:
 
     def engine(self, distribution: str, name: str, code: str) -> None:
         """Writes a distribution that offers one engine."""
+        self.plugin(distribution, "engine", name, code)
+
+    def plugin(self, distribution: str, kind: str, name: str, code: str) -> None:
+        """Writes a distribution that offers one name of any kind."""
         module = distribution.replace("-", "_")
-        groups = {"jdframework.engines": {name: f"{module}:Fabricated"}}
+        groups = {f"jdframework.{kind}s": {name: f"{module}:Fabricated"}}
         self.install(distribution, groups, {module: code})
 
     def observer(self, distribution: str, name: str, code: str) -> None:

@@ -47,11 +47,13 @@ class Site:
         distribution: str,
         groups: Mapping[str, Mapping[str, str]],
         version: str = "1.0",
+        requires: Iterable[str] = (),
     ) -> None:
         """Writes what ``pip install`` leaves: metadata and entry points by group and name."""
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
         (info / "METADATA").write_text(metadata + "Summary: Fabricated\n", "utf-8")
         lines = []
         for group, entries in groups.items():

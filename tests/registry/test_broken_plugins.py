@@ -33,6 +33,52 @@ def test_a_plugin_that_cannot_be_imported_names_itself_and_the_cause(
     assert type(error.value.__cause__).__name__ == cause
 
 
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("import a_package.inner", "it needs the package 'a_package', which is not installed"),
+        ("1 / 0", "reinstall or remove that distribution"),
+        ("", "pip install --force-reinstall jd-plugin-broken"),
+    ],
+)
+def test_the_remedy_is_that_of_the_cause(site: Site, source: str, remedy: str) -> None:
+    module = site.module(source)
+    site.install("jd-plugin-broken", {"jdframework.weightings": {"broken": f"{module}:Method"}})
+    with pytest.raises(jd.PluginLoadError, match=f"{remedy}$"):
+        jd.weighting("broken")
+
+
+def test_metadata_without_its_module_asks_for_a_reinstallation(site: Site) -> None:
+    site.install("jd-plugin-gone", {"jdframework.weightings": {"gone": "long.gone:Method"}})
+    with pytest.raises(jd.PluginLoadError, match="pip install --force-reinstall jd-plugin-gone$"):
+        jd.weighting("gone")
+
+
+def test_a_plugin_for_another_kernel_is_refused_before_it_is_imported(site: Site) -> None:
+    module = site.module("raise AssertionError")
+    groups = {"jdframework.weightings": {"foreign": f"{module}:Method"}}
+    site.install("jd-plugin-foreign", groups, requires=["torch", "jdframework>=7,<8"])
+    with pytest.raises(jd.PluginLoadError) as error:
+        jd.weighting("foreign")
+    assert str(error.value) == (
+        f"the weighting 'foreign' of jd-plugin-foreign 1.0 was made for jdframework<8,>=7, but "
+        f"jdframework {jd.__version__} is installed: "
+        f"pip install --upgrade jdframework jd-plugin-foreign"
+    )
+
+
+@pytest.mark.parametrize("requirement", ["jdframework", "jdframework>=0.1,<99", "not a: valid one"])
+def test_a_plugin_for_this_kernel_is_not_refused(site: Site, requirement: str) -> None:
+    module = site.module(
+        "from jdframework.bases import GramianWeighting\n"
+        "class Method(GramianWeighting):\n"
+        "    def forward(self, gramian): return gramian[0]\n"
+    )
+    groups = {"jdframework.weightings": {"fitting": f"{module}:Method"}}
+    site.install("jd-plugin-fitting", groups, requires=[requirement])
+    assert jd.weighting("fitting").name == "fitting"
+
+
 def test_listing_and_other_names_keep_working(site: Site) -> None:
     module = site.module("1 / 0")
     site.install("jd-plugin-broken", {"jdframework.weightings": {"broken": f"{module}:Method"}})
