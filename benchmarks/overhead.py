@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 import jdframework as jd
 
+_MORE: Final = 60
 _RESOLVE: Final = """
 import time, torch, numpy, scipy, pydantic, jaxtyping, pluggy
 import jdframework as jd
@@ -41,6 +43,10 @@ def main() -> None:
         bare, imported = _processes(["-c", "pass"], ["-c", "import jdframework"], rounds)
         advance("listing")
         _, listed = _processes(["-c", "pass"], [str(_jd()), "list"], rounds)
+        with TemporaryDirectory() as folder:
+            _fabricate(Path(folder))
+            more = os.environ | {"PYTHONPATH": folder}
+            _, listed_more = _processes(["-c", "pass"], [str(_jd()), "list"], rounds, more)
         advance("resolving")
         resolved = summary([_printed(_RESOLVE) for _ in range(rounds)])
         advance("stepping")
@@ -49,6 +55,12 @@ def main() -> None:
     rows: list[Mapping[str, Any]] = [
         _row("import jdframework, over bare Python", imported, f"{1e3 * extra:.1f} ms", "50 ms"),
         _row("jd list, the whole process", listed, f"{1e3 * listed.median:.0f} ms", "300 ms"),
+        _row(
+            f"the same with {_MORE} more plugins installed",
+            listed_more,
+            f"{1e3 * listed_more.median:.0f} ms",
+            "300 ms",
+        ),
         _row(
             "first jd.weighting('mgda'), beyond the plugin's imports",
             resolved,
@@ -69,14 +81,34 @@ def _text(value: Any) -> str:
     return value.milliseconds if isinstance(value, Timing) else str(value)
 
 
-def _processes(first: list[str], second: list[str], rounds: int) -> tuple[Timing, Timing]:
+def _fabricate(folder: Path) -> None:
+    """What ``pip install`` leaves of many plugins: their metadata, and a module each."""
+    for number in range(_MORE):
+        info = folder / f"jd_plugin_more_{number}-1.0.dist-info"
+        info.mkdir()
+        head = f"Metadata-Version: 2.4\nName: jd-plugin-more-{number}\nVersion: 1.0\n"
+        (info / "METADATA").write_text(f"{head}Summary: One more weighting\n", "utf-8")
+        entry = f"[jdframework.weightings]\nmore-{number} = jd_plugin_more_{number}:Method\n"
+        (info / "entry_points.txt").write_text(entry, "utf-8")
+        (folder / f"jd_plugin_more_{number}.py").write_text("raise AssertionError\n", "utf-8")
+
+
+def _processes(
+    first: list[str],
+    second: list[str],
+    rounds: int,
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[Timing, Timing]:
     """Two programs in turn, each in a fresh interpreter."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds + 1):
         for arguments_, seconds in zip((first, second), times, strict=True):
             start = time.perf_counter()
             subprocess.run(
-                [sys.executable, *arguments_], check=True, stdout=subprocess.DEVNULL, env=_plain()
+                [sys.executable, *arguments_],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=_plain(environment),
             )
             seconds.append(time.perf_counter() - start)
     return summary(times[0][1:]), summary(times[1][1:])
@@ -84,12 +116,14 @@ def _processes(first: list[str], second: list[str], rounds: int) -> tuple[Timing
 
 def _printed(program: str) -> float:
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=_plain())
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=_plain(os.environ)
+    )
     return float(done.stdout)
 
 
-def _plain() -> dict[str, str]:
-    return os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+def _plain(environment: Mapping[str, str]) -> dict[str, str]:
+    return {**environment, "COLUMNS": "160", "NO_COLOR": "1"}
 
 
 def _jd() -> Path:

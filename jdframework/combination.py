@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.bases import WeightedSum
 from jdframework.outcome import Check, Outcome
+from jdframework.protocols import TreatsGroups
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,60 @@ def combine(
 ) -> Combination:
     """Applies a weighting or an aggregator to a Jacobian without joining its blocks needlessly.
 
+    One that treats groups of parameters apart has a Gramian, and an update, for each.
+
     :param method: A weighting or an aggregator.
     :param jacobians: One block per parameter, None where no objective depends on it.
     :param losses: The objectives' values, for the methods that need them.
-    :param check: Is shown the Gramian first.
+    :param check: Is shown the Gramian of all blocks first.
     :raises ValueError: if every block is None.
     """
-    blocks = [block for block in jacobians if block is not None]
-    if not blocks:
+    groups = [
+        _Group(inner, [i for i in members if jacobians[i] is not None], jacobians)
+        for inner, members in _groups(method, len(jacobians))
+    ]
+    groups = [group for group in groups if group.blocks]
+    if not groups:
         raise ValueError("the losses depend on none of the parameters that were given")
-    gramian = linalg.gramian(blocks)
+    total = sum((group.gramian for group in groups[1:]), start=groups[0].gramian)
     if check is not None:
-        check(gramian)
-    weighting: Any = method.weighting if isinstance(method, WeightedSum) else method
-    if weighting.kind == "weighting":
-        weights = weights_of(weighting, gramian, blocks, losses)
-        found = linalg.weighted_sum(blocks, weights)
-    else:
+        check(total)
+    directions: list[Tensor | None] = [None] * len(jacobians)
+    weights = None
+    for group in groups:
+        weights, found = _applied(group, losses)
+        for position, direction in zip(group.members, found, strict=True):
+            directions[position] = direction
+    if isinstance(method, TreatsGroups):
         weights = None
-        found = _split(weighting(_joined(blocks), **_extra(weighting, losses)), blocks)
-    remaining = iter(found)
-    directions = tuple(None if block is None else next(remaining) for block in jacobians)
-    return Combination(directions, Outcome(weights, gramian))
+    return Combination(tuple(directions), Outcome(weights, total))
+
+
+class _Group:
+    """Blocks of the Jacobian that one method is applied to."""
+
+    def __init__(self, method: Any, members: list[int], jacobians: Sequence[Tensor | None]) -> None:
+        # An aggregator that was made of a weighting is taken for that.
+        self.method: Any = getattr(method, "weighting", method)
+        self.members = members
+        self.blocks = [block for i in members if (block := jacobians[i]) is not None]
+
+    @cached_property
+    def gramian(self) -> Tensor:
+        return linalg.gramian(self.blocks)
+
+
+def _groups(method: Any, blocks: int) -> Sequence[tuple[Any, Sequence[int]]]:
+    return method.groups(blocks) if isinstance(method, TreatsGroups) else [(method, range(blocks))]
+
+
+def _applied(group: _Group, losses: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """The weights, if there are any, and one direction per block."""
+    method, blocks = group.method, group.blocks
+    if method.kind == "weighting":
+        weights = weights_of(method, group.gramian, blocks, losses)
+        return weights, linalg.weighted_sum(blocks, weights)
+    return None, _split(method(_joined(blocks), **_extra(method, losses)), blocks)
 
 
 def weights_of(

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from functools import partial
+from typing import Any, Final, Literal, cast, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from jdframework import hooks, linalg, registry
-from jdframework.autograd_graph import leaves_of
+from jdframework import hooks, registry
+from jdframework.accumulation import add_to_grad
+from jdframework.autograd_graph import leaves_of, without
+from jdframework.bases import WeightedSum
 from jdframework.combination import weights_of
 from jdframework.engine_choice import Automatic, required
 from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
+from jdframework.independent import Independent, cross_gramian, independent_batches
+from jdframework.multitask import weighted_gradients
 from jdframework.names import Kind
 from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
 from jdframework.outcome import Outcome
-from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful
+from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, TreatsGroups
 from jdframework.registry import Spec
+from jdframework.representation import Representation
 from jdframework.step import Step
 
 OnNonFinite = Literal["raise", "skip", "propagate"]
+On = Literal["parameters", "features"]
 
 _AUTOGRAD: Final = "autograd"
 
@@ -39,6 +45,9 @@ class Descent:
     :param method: A spec of a weighting, an aggregator or a scalarizer.
     :param engine: A spec of an engine, or ``"auto"`` for the cheapest that serves the method and
         the model; scalarizers need none.
+    :param on: On whose gradients the method works: ``"parameters"``, or ``"features"`` for those of
+        the shared representation that ``backward`` is given (MGDA-UB). The latter is cheaper, one
+        backward pass of the trunk in all, needs no engine, and the step's Gramian is the features'.
     :param batch_dim: The dimension along which instances are independent and each has its own
         loss; None if each objective depends on the whole batch.
     :param on_nonfinite: What to do if a loss or a gradient is NaN or infinite: ``"raise"``,
@@ -61,21 +70,20 @@ class Descent:
         method: Spec,
         *,
         engine: Spec = "auto",
+        on: On = "parameters",
         batch_dim: int | None = None,
         on_nonfinite: OnNonFinite = "raise",
         **config: Any,
     ) -> None:
-        if on_nonfinite not in get_args(OnNonFinite):
-            allowed = ", ".join(map(repr, get_args(OnNonFinite)))
-            raise ConfigError(
-                f"on_nonfinite = {on_nonfinite!r} was given, but it is one of {allowed}"
-            )
+        _check_choice("on", on, On)
+        _check_choice("on_nonfinite", on_nonfinite, OnNonFinite)
         self._modules = _checked_modules(modules)
-        self._method = registry.method(method, prefer=_preferred_kinds(engine), **config)
+        self._method = registry.method(method, prefer=_preferred_kinds(engine, on), **config)
         _move_with(self._modules, self._method)
         self._on_nonfinite = on_nonfinite
         self._automatic: Automatic | None = None
-        self._engine = self._engine_for(engine, batch_dim)
+        self._engine = self._engine_for(engine, on, batch_dim)
+        self._bind()
         self._steps = 0
 
     @property
@@ -93,7 +101,7 @@ class Descent:
         losses: Losses,
         *,
         features: Tensor | Sequence[Tensor] | None = None,
-        independent: Losses | None = None,
+        independent: Independent | None = None,
         retain_graph: bool = False,
     ) -> Step:
         """Adds the method's update to ``.grad``, as ``torch.Tensor.backward`` adds a gradient.
@@ -105,14 +113,43 @@ class Descent:
         :param features: The shared representation of several tasks. Parameters past it, the
             heads', get their own plain gradient. Without it, they get the weighted one, as
             ``losses.backward(weights)`` would give them. A scalarizer makes no use of it.
-        :param independent: The same objectives on another, independent batch, for the methods that
-            need a cross-gramian.
+        :param independent: The same objectives on another, independent batch, or a tuple of two
+            such, for the methods that need a cross-gramian. With one, that is of its gradients and
+            those of ``losses``; with two, of the gradients of these two. The update is the weighted
+            sum of the gradients of ``losses`` in either case.
         :param retain_graph: Whether the graph can be used again.
         :return: What the step did.
-        :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph.
+        :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
+            if the method needs ``independent`` batches and the right number of them with the same
+            objectives is not given; if ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss or a gradient is not finite, naming the objective and the
             step (with ``on_nonfinite="raise"``).
+
+        Two tasks on a shared trunk, whose heads get their own plain gradient:
+
+        >>> trunk, head = torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)
+        >>> descent = Descent(trunk, "mgda", on="features")
+        >>> features = trunk(torch.randn(8, 4))
+        >>> losses = head(features).square().mean(0)
+        >>> step = descent.backward({"depth": losses[0], "normals": losses[1]}, features=features)
+        >>> step.names, step.gramian.shape
+        (('depth', 'normals'), torch.Size([2, 2]))
+
+        MoDo takes its weights from two independent batches, SDMGrad from two others:
+
+        >>> model = torch.nn.Linear(4, 3)
+        >>> def losses_of_a_batch():
+        ...     return model(torch.randn(8, 4)).square().mean(0)
+        >>> descent = Descent(model, "modo")
+        >>> step = descent.backward(losses_of_a_batch(), independent=losses_of_a_batch())
+        >>> descent = Descent(model, "sdmgrad")
+        >>> others = losses_of_a_batch(), losses_of_a_batch()
+        >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
+        if independent is not None and "cross-gramian" not in self._method.needs:
+            raise ValueError(
+                f"{self._method.name} makes no use of independent batches: leave them out"
+            )
         given = objectives(losses)
         check_differentiable(given)
         values = given.values()
@@ -175,10 +212,13 @@ class Descent:
         engine = _AUTOGRAD if self._engine is None else self._engine.name
         return f"Descent({self._method!r}, engine={engine!r})"
 
-    def _engine_for(self, engine: Spec, batch_dim: int | None) -> Engine | None:
+    def _engine_for(self, engine: Spec, on: On, batch_dim: int | None) -> Engine | None:
+        if on == "features":
+            _check_on_features(self._method, engine)
+            return cast(Engine, Representation(*self._modules))
         if self._method.kind == "scalarizer":
             return None
-        if isinstance(engine, str) and engine == "auto":
+        if _is_auto(engine):
             self._automatic = Automatic(self._modules, self._method, batch_dim)
             return self._automatic.engine
         if isinstance(engine, str | Mapping):
@@ -193,6 +233,22 @@ class Descent:
             )
         return found
 
+    def _bind(self) -> None:
+        """Tells a method that treats groups of parameters apart which there are now."""
+        if isinstance(self._method, TreatsGroups):
+            names = _parameter_names(self._modules)
+            trained = [names[id(parameter)] for parameter in self._trained()]
+            self._method.bind(trained, list(names.values()))
+
+    def _weighting(self) -> Any:
+        """The method, or the weighting that an aggregator was made of."""
+        return self._method.weighting if isinstance(self._method, WeightedSum) else self._method
+
+    def _trained(self) -> list[nn.Parameter]:
+        """The modules' parameters that require gradients now, as engines have them."""
+        found = (p for module in self._modules for p in module.parameters() if p.requires_grad)
+        return list(dict.fromkeys(found))
+
     def _scalarized(self, given: Objectives, values: Tensor, retain_graph: bool) -> Outcome:
         leaf = values.clone().requires_grad_()
         leaves = [*leaves_of(given.tensors), *self._method.parameters()]
@@ -201,7 +257,7 @@ class Descent:
             weights = torch.zeros_like(values) if leaf.grad is None else leaf.grad
             starts = _like(given, weights)
             torch.autograd.backward(given.tensors, starts, retain_graph=retain_graph)
-            self._check_gradients(leaves)
+            self._check_gradients(leaf.grad for leaf in leaves)
         return Outcome(weights.reshape(-1), None)
 
     def _served(
@@ -209,12 +265,19 @@ class Descent:
         engine: Engine,
         given: Objectives,
         features: Tensor | Sequence[Tensor] | None,
-        independent: Losses | None,
+        independent: Independent | None,
         retain_graph: bool,
     ) -> Outcome:
+        cut_at = [features] if isinstance(features, Tensor) else features
+        others: tuple[Objectives, ...] = ()
+        if "cross-gramian" in self._method.needs:
+            others = independent_batches(self._weighting(), independent, given)
+        self._bind()
         while True:
             try:
-                return self._descended(engine, given, features, independent, retain_graph)
+                if others:
+                    return self._crossed(engine, given, others, cut_at, retain_graph)
+                return self._descended(engine, given, cut_at, retain_graph)
             except UnsupportedModelError as refusal:
                 if self._automatic is None:
                     raise
@@ -224,39 +287,54 @@ class Descent:
         self,
         engine: Engine,
         given: Objectives,
-        features: Tensor | Sequence[Tensor] | None,
-        independent: Losses | None,
+        features: Sequence[Tensor] | None,
         retain_graph: bool,
     ) -> Outcome:
-        method = self._method
-        if "cross-gramian" in method.needs:
-            method = _Fixed(self._cross_weights(engine, given, independent))
-        elif independent is not None:
-            raise ValueError(f"{method.name} makes no use of independent batches: leave them out")
-        cut_at = [features] if isinstance(features, Tensor) else features
-        return engine.update(
+        update = partial(
+            engine.update,
             given.as_engine_input(),
-            method,
-            features=cut_at,
+            self._method,
+            features=features,
             retain_graph=retain_graph,
             check=None if self._on_nonfinite == "propagate" else self._checker(given),
         )
+        if not isinstance(engine, Representation):
+            return update()
+        # A trunk's gradient may not be finite where that of its features is.
+        leaves = leaves_of(given.tensors)
+        with _Restored(leaves):
+            outcome = update()
+            self._check_gradients(leaf.grad for leaf in leaves)
+            return outcome
 
-    def _cross_weights(
-        self, engine: Engine, given: Objectives, independent: Losses | None
-    ) -> Float[Tensor, " m"]:
-        if independent is None:
-            raise ValueError(
-                f"{self._method.name} needs the same objectives on an independent batch: "
-                f"backward(losses, independent=…)"
-            )
-        other = objectives(independent, "independent")
-        if other.m != given.m:
-            raise ValueError(f"independent has {other.m} objectives, but losses has {given.m}")
-        first = engine.compute_jacobian(given.as_engine_input())
-        second = engine.compute_jacobian(other.as_engine_input())
-        cross = linalg.cross_gramian(first, second)
-        return weights_of(self._method, cross, first, given.values())
+    def _crossed(
+        self,
+        engine: Engine,
+        given: Objectives,
+        others: tuple[Objectives, ...],
+        features: Sequence[Tensor] | None,
+        retain_graph: bool,
+    ) -> Outcome:
+        """The update with weights that come from the cross-gramian of two batches."""
+        shared = self._trained()
+        for batch in (given, *others):
+            _check_reaches(batch, shared)
+            self._check_losses(batch, batch.values())
+        first, second = (given, *others)[-2:]
+        cross, gramian = cross_gramian(engine, first, second)
+        if self._on_nonfinite != "propagate":
+            self._checker(given)(cross)
+        weights = weights_of(self._weighting(), cross, (), given.values())
+        targets, found = weighted_gradients(
+            given.tensors,
+            weights,
+            features=features,
+            shared_params=shared,
+            retain_graph=retain_graph,
+        )
+        self._check_gradients(found)
+        add_to_grad(targets, found)
+        return Outcome(weights, gramian if first is given else None)
 
     def _checker(self, given: Objectives) -> Any:
         def check(gramian: Tensor) -> None:
@@ -270,10 +348,10 @@ class Descent:
         if self._on_nonfinite != "propagate" and not bool(torch.isfinite(values.sum())):
             self._refuse(given, values.reshape(-1), "the loss")
 
-    def _check_gradients(self, leaves: Sequence[Tensor]) -> None:
+    def _check_gradients(self, gradients: Iterable[Tensor | None]) -> None:
         if self._on_nonfinite == "propagate":
             return
-        found = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        found = [gradient for gradient in gradients if gradient is not None]
         if not bool(torch.isfinite(get_total_norm(found, norm_type=math.inf))):
             raise NonFiniteError(
                 f"step {self._steps}: all losses are finite, but the gradient of their combination "
@@ -301,19 +379,6 @@ class Descent:
         )
 
 
-class _Fixed:
-    """A weighting whose weights are known already."""
-
-    kind: Final = "weighting"
-    needs: Final[frozenset[str]] = frozenset()
-
-    def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
-
-    def __call__(self, gramian: Tensor, /) -> Tensor:
-        return self._weights
-
-
 class _Restored:
     """A context that puts ``.grad`` back as it was if the backward pass inside of it fails."""
 
@@ -333,8 +398,33 @@ class _Restored:
             leaf.grad = grad if grad is None or copy is None else grad.copy_(copy)
 
 
-def _preferred_kinds(engine: Spec) -> tuple[Kind, ...]:
-    if isinstance(engine, str) and engine == "auto":
+def _check_choice(argument: str, given: object, choices: Any) -> None:
+    if given not in get_args(choices):
+        allowed = ", ".join(map(repr, get_args(choices)))
+        raise ConfigError(f"{argument} = {given!r} was given, but it is one of {allowed}")
+
+
+def _check_on_features(method: Any, engine: Spec) -> None:
+    """Refuses what aggregation on the representation cannot serve."""
+    reason, name = None, method.name
+    if method.kind == "scalarizer":
+        reason = f"{name} is a scalarizer, which looks at no gradients"
+    elif "cross-gramian" in method.needs:
+        reason = f"{name} compares batches, whose features have nothing in common"
+    elif isinstance(method, TreatsGroups):
+        reason = f"{name} divides parameters into groups"
+    elif not _is_auto(engine):
+        reason = "no engine is needed where no Jacobian of parameters is: leave engine out"
+    if reason is not None:
+        raise ConfigError(f"on='features' was given, but {reason}")
+
+
+def _is_auto(engine: Spec) -> bool:
+    return isinstance(engine, str) and engine == "auto"
+
+
+def _preferred_kinds(engine: Spec, on: On) -> tuple[Kind, ...]:
+    if _is_auto(engine) and on == "parameters":
         return ("scalarizer", "weighting", "aggregator")
     return ("weighting", "aggregator", "scalarizer")
 
@@ -348,6 +438,24 @@ def _checked_modules(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Modul
             f"modules must be a torch.nn.Module or a sequence of them, not {modules!r}"
         )
     return found
+
+
+def _parameter_names(modules: Sequence[nn.Module]) -> dict[int, str]:
+    """By identity: the names of one module's parameters, or with the module's position before."""
+    names: dict[int, str] = {}
+    for position, module in enumerate(modules):
+        prefix = f"{position}." if len(modules) > 1 else ""
+        for name, parameter in module.named_parameters():
+            names.setdefault(id(parameter), prefix + name)
+    return names
+
+
+def _check_reaches(batch: Objectives, parameters: Sequence[Tensor]) -> None:
+    if len(without(leaves := leaves_of(batch.tensors), parameters)) == len(leaves):
+        raise ValueError(
+            "the losses, or those of an independent batch, depend on no parameter of the given "
+            "modules that requires gradients: are these the modules that computed them?"
+        )
 
 
 def _move_with(modules: Sequence[nn.Module], method: nn.Module) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from jdframework import linalg
 from jdframework.autograd_graph import gradients, graph_of, leaves_of, without
 
 
@@ -81,6 +83,60 @@ def cut_at(
         return Cut(head_params, head_gradients, losses, _block_rows(losses, grad_tensors))
     stacked = [_stacked(feature, [row[i] for row in rows]) for i, feature in enumerate(features)]
     return Cut(head_params, head_gradients, features, stacked)
+
+
+def weighted_gradients(
+    losses: Sequence[Tensor],
+    weights: Float[Tensor, " m"],
+    *,
+    features: Sequence[Tensor] | None,
+    shared_params: Sequence[Tensor],
+    retain_graph: bool = False,
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The update of known weights, by one backward pass, and no Jacobian of the parameters.
+
+    :param losses: One tensor, with one objective per entry, or one scalar per objective.
+    :param weights: One per objective.
+    :param features: The shared representation, past which the heads get the gradient of the sum of
+        the losses; None for the weighted one everywhere.
+    :param shared_params: The trunk's parameters.
+    :param retain_graph: Whether the graph can be used again.
+    :return: Parameters, and what to add to each one's ``.grad``.
+    """
+    if features is None:
+        leaves = leaves_of(losses)
+        return leaves, gradients(losses, leaves, _parts(weights, losses), retain_graph)
+    scalars = as_scalars(losses)
+    cut = cut_at(
+        features,
+        scalars,
+        head_params(scalars, features, shared_params),
+        shared_params,
+        retain_graph=retain_graph,
+    )
+    if cut.starts is None:
+        starts: Sequence[Tensor] = _parts(weights, cut.outputs)
+    else:
+        starts = linalg.weighted_sum(cut.starts, weights)
+    trunk = gradients(cut.outputs, shared_params, starts, retain_graph)
+    return [*shared_params, *cut.head_params], [*trunk, *cut.head_gradients]
+
+
+def as_scalars(losses: Sequence[Tensor]) -> list[Tensor]:
+    """One scalar per objective: the losses, or the entries of the only one."""
+    return list(losses) if len(losses) > 1 else list(losses[0].reshape(-1).unbind())
+
+
+def head_params(
+    losses: Sequence[Tensor], features: Sequence[Tensor], shared_params: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """Per task, the parameters past the features that are not the trunk's, too."""
+    return [without(params, shared_params) for params in default_tasks_params(losses, features)]
+
+
+def _parts(weights: Tensor, losses: Sequence[Tensor]) -> list[Tensor]:
+    parts = torch.split(weights, [loss.numel() for loss in losses])
+    return [part.to(loss).reshape(loss.shape) for part, loss in zip(parts, losses, strict=True)]
 
 
 def _sum(present: tuple[Tensor, Tensor | None] | None, gradient: Tensor | None) -> Tensor | None:

@@ -92,6 +92,38 @@ class HasEpochs(Protocol):
         """The epoch is over."""
 
 
+@runtime_checkable
+class TakesBatches(Protocol):
+    """A method that says how many independent batches it takes besides that of the losses.
+
+    With one, the cross-gramian is that of the losses' batch and the independent one. With two, it
+    is that of these two. Either way the update is the weighted sum of the losses' own gradients.
+    """
+
+    independent_batches: tuple[int, ...]
+    """A subset of ``(1, 2)``; a method of the cross-gramian that does not say takes either."""
+
+
+@runtime_checkable
+class TreatsGroups(Protocol):
+    """A method that treats groups of parameters apart, each by a method of its own."""
+
+    def bind(self, names: Sequence[str], known: Sequence[str]) -> None:
+        """Is told what the blocks of the Jacobian belong to, before each step.
+
+        :param names: The names of the parameters that are trained now, one per block.
+        :param known: The names of all parameters, the frozen ones too, in their order.
+        """
+
+    def groups(self, blocks: int) -> Sequence[tuple[Any, Sequence[int]]]:
+        """Which method serves which blocks of a Jacobian.
+
+        :param blocks: How many blocks it has.
+        :return: Per group, a weighting or an aggregator, and its blocks' positions; each position
+            in one group.
+        """
+
+
 class Engine(Configured, Protocol):
     """Differentiates several objectives, and puts the update into ``.grad``."""
 

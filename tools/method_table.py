@@ -14,6 +14,7 @@ from typing import Final
 
 import jdframework as jd
 from jdframework.directory import published
+from plugins import THIRD_PARTY, third_party
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 START: Final = "<!-- methods: rendered by tools/method_table.py -->"
@@ -57,7 +58,9 @@ def described() -> list[jd.Method]:
     :raises SystemExit: if one is not installed.
     """
     try:
-        return [jd.describe(name) for name in sorted({entry["name"] for entry in published()})]
+        others = {entry["distribution"] for entry in third_party(ROOT / THIRD_PARTY)}
+        names = {entry["name"] for entry in published() if entry["distribution"] not in others}
+        return [jd.describe(name) for name in sorted(names)]
     except jd.UnknownNameError as error:
         sys.exit(f"the table needs every plugin installed, but {error}")
 

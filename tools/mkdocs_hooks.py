@@ -20,13 +20,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jdframework as jd
 from jdframework import discovery
 from jdframework.cli.parameters import parameters
+from jdframework.directory import published
 from jdframework.names import Kind
 from method_table import described, engine_table, markdown_table, method_table
+from rest_docstrings import with_formulas
 
 _FETCHED: Final = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)"""
 )
 TABLE: Final = "methods.md"
+DIRECTORY: Final = "plugins/directory.md"
+_CODE: Final = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 _ENGINE_OPTIONS: Final = "    options: { show_docstring_parameters: false }"
 _METHOD_OPTIONS: Final = "    options: { show_docstring_parameters: false, members: false }"
 
@@ -41,10 +45,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Makes the pages."""
-    pages = {TABLE: _overview()} | {_page_of(m.name): _page(m) for m in described()}
+    pages = {TABLE: _overview(), DIRECTORY: _directory()}
+    pages |= {_page_of(m.name): _page(m) for m in described()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Renders ``$…$`` and ``$$…$$`` outside of code, so that no script has to."""
+    pieces = _CODE.split(markdown)
+    return "".join(piece if i % 2 else with_formulas(piece) for i, piece in enumerate(pieces))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -70,6 +81,24 @@ def _overview() -> str:
         "the losses. A method with *state* keeps something between steps, or learns it; all of "
         "it is in its `state_dict()`.\n\n"
         f"{method_table(_link)}\n\n## Engines\n\n{engine_table(_link)}\n"
+    )
+
+
+def _directory() -> str:
+    rows = [
+        (
+            f"`{entry['name']}`" + "".join(f", `{alias}`" for alias in entry["aliases"]),
+            entry["kind"],
+            entry["summary"],
+            f"`pip install {entry['distribution']}`",
+        )
+        for entry in published()
+    ]
+    return (
+        "---\nhide: [toc]\n---\n\n# Directory\n\n"
+        "Every published plugin that this release of the kernel knows of, its own and others'. "
+        "[How to get in](publish.md#in-the-directory).\n\n"
+        f"{markdown_table(('Name', 'Kind', 'What it does', 'Install'), rows)}\n"
     )
 
 

@@ -1,22 +1,26 @@
 """Keeps the metadata of all plugins in one shape: ``python tools/plugins.py render|check|list``.
 
 What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates
-come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``.
+come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``, which also holds
+what others publish: ``plugins/third-party.toml``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
-from jdframework.names import key
+from jdframework.directory import Published
+from jdframework.names import KINDS, is_canonical, key
 from plugin_folder import Kernel, MetadataError, Plugin
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+THIRD_PARTY: Final = Path("plugins", "third-party.toml")
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -91,18 +95,51 @@ def _expected(root: Path) -> tuple[dict[Path, str], list[str]]:
             mistakes.append(f"{where}: {error}")
         else:
             mistakes += [f"{where}: {part} is missing" for part in plugin.missing_parts()]
-    mistakes += _clashes(plugins)
-    if len(plugins) == len(folders(root)):
-        files[root / "jdframework" / "directory.json"] = _directory(plugins)
+    entries = [entry for plugin in plugins for entry in plugin.published()]
+    try:
+        entries += third_party(root / THIRD_PARTY)
+    except MetadataError as error:
+        mistakes.append(f"{THIRD_PARTY}: {error}")
+    else:
+        mistakes += _clashes(entries)
+        if len(plugins) == len(folders(root)):
+            files[root / "jdframework" / "directory.json"] = _directory(entries)
     return files, mistakes
 
 
-def _clashes(plugins: Iterable[Plugin]) -> list[str]:
+def third_party(path: Path) -> list[Published]:
+    """What others publish, from a TOML file with one table for each name.
+
+    :raises MetadataError: naming the entry that cannot be used, and why.
+    """
+    if not path.exists():
+        return []
+    try:
+        tables = tomllib.loads(path.read_text("utf-8")).get("plugin", [])
+    except tomllib.TOMLDecodeError as error:
+        raise MetadataError(str(error)) from error
+    return [_checked(table, position) for position, table in enumerate(tables, start=1)]
+
+
+def _checked(table: Mapping[str, Any], position: int) -> Published:
+    entry = {"aliases": [], **table}
+    where = f"entry {position} ({entry.get('name', 'without a name')})"
+    if entry.keys() != Published.__required_keys__:
+        wanted = ", ".join(sorted(Published.__required_keys__))
+        raise MetadataError(f"{where} needs the keys {wanted}, and no other")
+    if entry["kind"] not in KINDS:
+        raise MetadataError(f"{where}: the kind is one of {', '.join(KINDS)}")
+    for name in (entry["name"], *entry["aliases"]):
+        if not is_canonical(name):
+            raise MetadataError(f"{where}: {name!r} is not in kebab-case")
+    return cast(Published, entry)
+
+
+def _clashes(entries: Iterable[Published]) -> list[str]:
     owners: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for plugin in plugins:
-        for entry in plugin.published():
-            for name in (entry["name"], *entry["aliases"]):
-                owners[entry["kind"], key(name)].add(plugin.distribution)
+    for entry in entries:
+        for name in (entry["name"], *entry["aliases"]):
+            owners[entry["kind"], key(name)].add(entry["distribution"])
     return [
         f"plugins: the {kind} {name!r} is offered by {' and by '.join(sorted(distributions))}"
         for (kind, name), distributions in sorted(owners.items())
@@ -110,10 +147,9 @@ def _clashes(plugins: Iterable[Plugin]) -> list[str]:
     ]
 
 
-def _directory(plugins: Iterable[Plugin]) -> str:
-    entries = [entry for plugin in plugins for entry in plugin.published()]
-    entries.sort(key=lambda entry: (entry["name"], entry["kind"]))
-    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+def _directory(entries: Iterable[Published]) -> str:
+    ordered = sorted(entries, key=lambda entry: (entry["name"], entry["kind"]))
+    return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
 
 def _text(path: Path) -> str | None:

@@ -15,6 +15,8 @@ from latex2mathml.converter import convert
 
 _BLOCK_FORMULA = re.compile(r"^\.\. math::(?P<formula>.*(?:\n(?:[ ]+.*)?)*)", re.MULTILINE)
 _INLINE_FORMULA = re.compile(r":math:`(?P<formula>[^`]+)`")
+_DISPLAY = re.compile(r"^\$\$(?P<formula>.+?)\$\$$", re.DOTALL | re.MULTILINE)
+_DOLLARS = re.compile(r"(?<!\\)\$(?P<formula>[^\s$](?:[^$\n]*[^\s$])?)\$")
 _ROLE = re.compile(r":(?:\w+:)*(?:attr|class|data|exc|func|meth|mod):`~?(?P<target>[^`]+)`")
 _EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _FIELDS = re.compile(r"^:\w+( \w+)*:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
@@ -36,6 +38,16 @@ def markdown(text: str) -> str:
     text = _ROLE.sub(lambda match: f"`{match['target']}`", text)
     text = _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
     return _fields_last(text)
+
+
+def with_formulas(text: str) -> str:
+    """The Markdown ``text`` with ``$$…$$`` and ``$…$`` as MathML.
+
+    >>> "<mi>x</mi>" in with_formulas("With $x$ it costs 5 $ and 6 $.")
+    True
+    """
+    text = _DISPLAY.sub(lambda match: convert(match["formula"], display="block"), text)
+    return _DOLLARS.sub(lambda match: convert(match["formula"]), text)
 
 
 def _fields_last(text: str) -> str:

@@ -4,11 +4,14 @@ from jdframework.bases.aggregator import Aggregator, WeightedSum
 from jdframework.bases.conformity import mistakes
 from jdframework.bases.dual_cone import DualConeConfig, DualConeWeighting
 from jdframework.bases.engine import Engine, EngineConfig
+from jdframework.bases.jacobian_engine import JacobianEngine
 from jdframework.bases.losses import losses_for
+from jdframework.bases.memory import Remembering
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
 from jdframework.bases.preference import PreferenceConfig, Preferring
 from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScalarizer
 from jdframework.bases.weighting import GramianWeighting, JacobianWeighting, Weighting
+from jdframework.bases.wrapper import WeightingWrapper, Wrapper, WrapperConfig
 
 __all__ = [
     "Aggregator",
@@ -18,16 +21,21 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "GramianWeighting",
+    "JacobianEngine",
     "JacobianWeighting",
     "PreferenceConfig",
     "Preferring",
     "Randomised",
+    "Remembering",
     "Scalarizer",
     "SeededConfig",
     "ShapedConfig",
     "TrainableScalarizer",
     "WeightedSum",
     "Weighting",
+    "WeightingWrapper",
+    "Wrapper",
+    "WrapperConfig",
     "losses_for",
     "mistakes",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jdframework import __version__, discovery
-from jdframework.cli import check, demo, doctor, listing, show
+from jdframework.cli import check, demo, doctor, listing, new, show
 
 
 def build() -> typer.Typer:
@@ -24,6 +24,8 @@ def build() -> typer.Typer:
     app.command("list")(listing.list_names)
     app.command("show")(show.show)
     app.command("doctor")(doctor.doctor)
+    app.command("new")(new.new)
+    app.command("update")(new.update)
     app.command("check")(check.check)
     app.command("demo")(demo.demo)
     _let_observers_add_commands(app)

@@ -11,9 +11,11 @@ from jdframework.linalg.gramian import (
     weighted_sum,
 )
 from jdframework.linalg.host import on_host
+from jdframework.linalg.impartial import impartial_weights
 from jdframework.linalg.min_norm import min_norm_weights
 from jdframework.linalg.newton import fair_weights
 from jdframework.linalg.nonnegative import nonnegative_qp
+from jdframework.linalg.simplex import simplex_projection
 from jdframework.linalg.spectral import carried_precision, pseudo_solve
 
 __all__ = [
@@ -24,11 +26,13 @@ __all__ = [
     "fair_weights",
     "generalized",
     "gramian",
+    "impartial_weights",
     "min_norm_weights",
     "nonnegative_qp",
     "normalised",
     "on_host",
     "project_on_dual_cone",
     "pseudo_solve",
+    "simplex_projection",
     "weighted_sum",
 ]

@@ -124,4 +124,4 @@ def generalized(
         raise ValueError(f"losses of shape {list(shape)} do not have {len(gramian)} entries")
     order = len(shape)
     axes = [*range(order), *reversed(range(order, 2 * order))]
-    return gramian.reshape(*shape, *shape).permute(axes)
+    return gramian.reshape((*shape, *shape)).permute(axes)

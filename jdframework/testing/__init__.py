@@ -40,12 +40,14 @@ from jdframework.testing.architectures import ARCHITECTURES, Architecture
 from jdframework.testing.derived import derived_suite
 from jdframework.testing.engine import EngineSuite
 from jdframework.testing.jacobians import FAMILIES, Family
+from jdframework.testing.precision import DTYPES, devices
 from jdframework.testing.scalarizer import ScalarizerSuite
 from jdframework.testing.strategies import gramians, jacobians, losses
 from jdframework.testing.weighting import WeightingSuite
 
 __all__ = [
     "ARCHITECTURES",
+    "DTYPES",
     "FAMILIES",
     "AggregatorSuite",
     "Architecture",
@@ -54,6 +56,7 @@ __all__ = [
     "ScalarizerSuite",
     "WeightingSuite",
     "derived_suite",
+    "devices",
     "gramians",
     "jacobians",
     "losses",

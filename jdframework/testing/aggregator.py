@@ -15,7 +15,8 @@ from torch import Tensor
 import jdframework as jd
 from jdframework.names import Kind
 from jdframework.testing.jacobians import FAMILIES, Family
-from jdframework.testing.method import MethodSuite, precisions
+from jdframework.testing.method import MethodSuite
+from jdframework.testing.precision import precisions
 from jdframework.testing.strategies import REPEATABLE, jacobians
 from jdframework.testing.weighting import FACTORS, losses_of_rows
 

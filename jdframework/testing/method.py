@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
 import pickle
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -20,20 +19,6 @@ from jdframework.testing.generators import seeded, states
 from jdframework.testing.suite import Suite
 
 _STEPS: Final = 5
-
-
-def precisions() -> list[tuple[torch.device, torch.dtype]]:
-    """Each floating dtype on each device that is here: the CPU, and the accelerator if any."""
-    found = [torch.device("cpu")]
-    if torch.accelerator.is_available():
-        found.append(torch.device(torch.accelerator.current_accelerator() or "cpu"))
-    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    everything = itertools.product(found, dtypes)
-    return [(device, dtype) for device, dtype in everything if _exists(device, dtype)]
-
-
-def _exists(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type != "mps" or dtype != torch.float64
 
 
 class MethodSuite(Suite):

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.names import Kind
-from jdframework.testing.method import MethodSuite, precisions
+from jdframework.testing.method import MethodSuite
+from jdframework.testing.precision import precisions
 from jdframework.testing.strategies import REPEATABLE, losses
 
 

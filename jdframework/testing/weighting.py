@@ -15,7 +15,8 @@ from torch import Tensor
 from jdframework import linalg
 from jdframework.names import Kind
 from jdframework.testing.jacobians import FAMILIES, Family
-from jdframework.testing.method import MethodSuite, precisions
+from jdframework.testing.method import MethodSuite
+from jdframework.testing.precision import precisions
 from jdframework.testing.strategies import REPEATABLE, jacobians
 
 FACTORS: Final = (1e-12, 1e-6, 1e-3, 1e3, 1e6, 1e12)

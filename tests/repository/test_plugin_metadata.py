@@ -241,6 +241,51 @@ def test_two_plugins_with_one_name_are_found(root: Path) -> None:
     )
 
 
+THIRD_PARTY = """
+[[plugin]]
+name = "gamma"
+kind = "weighting"
+distribution = "jd-plugin-gamma"
+summary = "Somebody else's"
+"""
+
+
+def publish(root: Path, text: str) -> None:
+    (root / plugins.THIRD_PARTY).write_text(text, "utf-8")
+
+
+def test_what_others_publish_gets_into_the_directory(root: Path) -> None:
+    publish(root, THIRD_PARTY)
+    plugins.render(root)
+    directory = json.loads((root / "jdframework" / "directory.json").read_text("utf-8"))
+    assert [entry["name"] for entry in directory] == ["alpha", "beta", "gamma"]
+    assert directory[2] == {
+        "aliases": [],
+        "name": "gamma",
+        "kind": "weighting",
+        "distribution": "jd-plugin-gamma",
+        "summary": "Somebody else's",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("kind =", "sort =", "entry 1 (gamma) needs the keys aliases, distribution, kind, name"),
+        ('"weighting"', '"method"', "entry 1 (gamma): the kind is one of weighting"),
+        ('"gamma"', '"Gamma_Ray"', "entry 1 (Gamma_Ray): 'Gamma_Ray' is not in kebab-case"),
+        ('"gamma"', '"alpha"', "the weighting 'alpha' is offered by jd-plugin-alpha and by"),
+        ("[[plugin]]", "[[plugin", "third-party.toml: "),
+    ],
+)
+def test_a_mistake_in_what_others_publish_is_found(
+    root: Path, old: str, new: str, complaint: str
+) -> None:
+    publish(root, THIRD_PARTY.replace(old, new))
+    plugins.render(root)
+    assert any(complaint in line for line in plugins.drift(root))
+
+
 def test_check_fails_on_drift_and_render_mends_it(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

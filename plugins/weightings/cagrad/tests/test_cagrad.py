@@ -163,13 +163,34 @@ def test_impossible_settings_are_refused(settings: dict[str, object], message: s
 
 
 @pytest.mark.parametrize("m", [2, 3, 10])
-def test_torchjd_agrees_on_well_scaled_gradients_and_is_zero_on_small_ones(m: int) -> None:
+def test_torchjd_agrees_to_its_solvers_precision_and_is_never_better(m: int) -> None:
+    """CLARABEL's optimum is off by about 1e-8, and its point therefore by the root of that."""
     pytest.importorskip("cvxpy")
     aggregation = pytest.importorskip("torchjd.aggregation")
     theirs = aggregation.CAGradWeighting(c=0.5)
     for seed in range(5):
         jacobian = FAMILIES["random"](m, seed)
         gramian = jacobian @ jacobian.T
-        ours = jd.weighting("cagrad", c=0.5)(gramian) @ jacobian
-        torch.testing.assert_close(ours, theirs(gramian) @ jacobian, rtol=1e-5, atol=1e-5)
-        assert not theirs(1e-8 * gramian).any()
+        ours = jd.weighting("cagrad", c=0.5)(gramian)
+        peer = theirs(gramian)
+        torch.testing.assert_close(ours @ jacobian, peer @ jacobian, rtol=2e-3, atol=2e-4)
+        assert worst(gramian, ours) >= worst(gramian, peer) - 1e-12
+
+
+def worst(gramian: Tensor, weights: Tensor) -> float:
+    """What CAGrad maximises: the smallest inner product with a gradient, within the ball."""
+    mean = gramian.mean(0)
+    radius = 0.5 * gramian.mean().sqrt()
+    step = weights - 1 / len(weights)
+    length = (step @ gramian @ step).clamp(min=0.0).sqrt()
+    inside = (radius / length).clamp(max=1.0)
+    return float((mean + inside * (gramian @ step)).min())
+
+
+def test_torchjd_is_zero_on_small_gradients() -> None:
+    pytest.importorskip("cvxpy")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    jacobian = FAMILIES["random"](3)
+    gramian = 1e-8 * jacobian @ jacobian.T
+    assert not aggregation.CAGradWeighting(c=0.5)(gramian).any()
+    assert jd.weighting("cagrad", c=0.5)(gramian).all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 import jdframework as jd
+from jdframework.linalg import cosines
 from jdframework.linalg.min_norm import duality_gap
 from jdframework.testing import FAMILIES, Family, WeightingSuite
 
@@ -21,6 +23,30 @@ class TestMGDA(WeightingSuite):
         """The duality gap, and the distance from the simplex."""
         outside = abs(float(weights.sum()) - 1) + float((-weights).clamp(min=0.0).max())
         return duality_gap(gramian.numpy(), weights.numpy()) + outside
+
+
+class TestMGDAOfUnitGradients(WeightingSuite):
+    # Where unit gradients cancel out, several weights solve the problem, with other updates.
+    spec: ClassVar[Mapping[str, Any]] = {"name": "mgda", "normalize": "l2"}
+    permutation_equivariant = False
+    scale = None
+    optimality_tolerance: ClassVar[float] = 1e-9
+
+    def optimality(self, gramian: Tensor, weights: Tensor) -> float:
+        """The duality gap of the rescaled problem."""
+        return duality_gap(cosines(gramian).numpy(), weights.numpy())
+
+
+class TestMGDAOfGradientsOverLosses(WeightingSuite):
+    spec: ClassVar[Mapping[str, Any]] = {"name": "mgda", "normalize": "loss"}
+    permutation_equivariant = False
+    scale = None
+
+
+class TestMGDAOfUnitGradientsOverLosses(WeightingSuite):
+    spec: ClassVar[Mapping[str, Any]] = {"name": "mgda", "normalize": "loss+"}
+    permutation_equivariant = False
+    scale = None
 
 
 def normal(seed: int, m: int, n: int = 20) -> Tensor:
@@ -128,3 +154,124 @@ def test_vanishing_gradients_share_the_weight() -> None:
 
 def test_one_objective_keeps_its_gradient() -> None:
     assert jd.weighting("mgda")(torch.tensor([[7.0]])).tolist() == [1.0]
+
+
+def rescaled(matrix: Tensor, losses: Tensor, mode: str) -> Tensor:
+    """The Gramian of the gradients as ``normalize`` divides them."""
+    matrix = cosines(matrix) if mode in ("l2", "loss+") else matrix
+    return matrix if mode == "l2" else matrix / losses / losses[:, None]
+
+
+def given(losses: Tensor, mode: str) -> dict[str, Tensor]:
+    return {} if mode == "l2" else {"losses": losses}
+
+
+@pytest.mark.parametrize("mode", ["l2", "loss", "loss+"])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+def test_the_duality_gap_of_the_rescaled_problem_is_closed(family: Family, mode: str) -> None:
+    for m in (1, 2, 5, 20):
+        for decades in (0.0, 2.0, 6.0):
+            jacobian = family(m)
+            matrix = jacobian @ jacobian.T
+            losses = torch.logspace(-decades / 2, decades / 2, m, dtype=torch.float64).flip(0)
+            weights = jd.weighting("mgda", normalize=mode)(matrix, **given(losses, mode))
+            problem = rescaled(matrix, losses / losses.max(), mode)
+            assert duality_gap(problem.numpy(), weights.numpy()) <= 1e-9
+            assert weights.min() >= 0.0
+            assert weights.sum().item() == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["l2", "loss", "loss+"])
+def test_where_the_solution_is_unique_order_and_scale_do_not_matter(mode: str) -> None:
+    for m in (2, 3, 7):
+        jacobian, order = normal(m, m), torch.arange(m).roll(1).flip(0)
+        losses = torch.linspace(0.1, 3.0, m, dtype=torch.float64)
+        method = jd.weighting("mgda", normalize=mode)
+        expected = method(jacobian @ jacobian.T, **given(losses, mode))
+        for factor in (1e-12, 1.0, 1e12):
+            rows = factor * jacobian[order]
+            found = method(rows @ rows.T, **given(losses[order], mode))
+            torch.testing.assert_close(found, expected[order], rtol=1e-9, atol=1e-12)
+
+
+def test_unit_gradients_have_the_weights_of_any_lengths() -> None:
+    for seed in range(10):
+        jacobian = normal(seed, m=4)
+        lengths = 10.0 ** normal(seed + 100, 1, 4).T
+        expected = jd.weighting("mgda", normalize="l2")(jacobian @ jacobian.T)
+        rows = lengths * jacobian
+        found = jd.weighting("mgda", normalize="l2")(rows @ rows.T)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["loss", "loss+"])
+def test_the_unit_of_all_losses_does_not_matter(mode: str) -> None:
+    matrix = normal(0, m=4) @ normal(0, m=4).T
+    losses = torch.tensor([0.1, 2.0, 1.0, 30.0], dtype=torch.float64)
+    expected = jd.weighting("mgda", normalize=mode)(matrix, losses=losses)
+    for factor in (1e-12, 1e12):
+        found = jd.weighting("mgda", normalize=mode)(matrix, losses=factor * losses)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_orthogonal_gradients_over_losses_are_weighted_by_their_squares() -> None:
+    losses = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
+    squares = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
+    found = jd.weighting("mgda", normalize="loss")(squares.diag(), losses=losses)
+    expected = losses.square() / squares
+    torch.testing.assert_close(found, expected / expected.sum())
+    found = jd.weighting("mgda", normalize="loss+")(squares.diag(), losses=losses)
+    torch.testing.assert_close(found, losses.square() / losses.square().sum())
+
+
+@pytest.mark.parametrize("mode", ["loss", "loss+"])
+def test_an_objective_without_loss_gets_nearly_no_weight(mode: str) -> None:
+    matrix = normal(1, m=3) @ normal(1, m=3).T
+    weights = jd.weighting("mgda", normalize=mode)(matrix, losses=torch.tensor([1.0, 0.0, 2.0]))
+    assert weights.isfinite().all()
+    assert 0.0 <= weights[1] <= 1e-8
+    equal = jd.weighting("mgda", normalize=mode)(matrix, losses=torch.zeros(3))
+    alike = jd.weighting("mgda", normalize=mode)(matrix, losses=torch.ones(3))
+    torch.testing.assert_close(equal, alike)
+
+
+@pytest.mark.parametrize("mode", ["l2", "loss", "loss+"])
+def test_a_zero_gradient_stops_the_others_in_every_mode(mode: str) -> None:
+    jacobian = normal(3, m=3)
+    jacobian[1] = 0.0
+    losses = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    weights = jd.weighting("mgda", normalize=mode)(jacobian @ jacobian.T, **given(losses, mode))
+    assert weights.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_only_an_instance_that_divides_by_the_losses_needs_them() -> None:
+    for mode in (None, "l2"):
+        assert jd.weighting("mgda", normalize=mode).needs == {"gramian"}
+    for mode in ("loss", "loss+"):
+        method = jd.weighting("mgda", normalize=mode)
+        assert method.needs == {"gramian", "losses"}
+        with pytest.raises(ValueError, match="mgda needs the losses beside the gradients"):
+            method(torch.eye(2))
+
+
+def test_a_negative_loss_is_refused_where_others_turn_its_gradient_around() -> None:
+    with pytest.raises(ValueError, match="mgda needs losses of at least zero, but loss 1 is -3"):
+        jd.weighting("mgda", normalize="loss")(torch.eye(2), losses=torch.tensor([1.0, -3.0]))
+
+
+@pytest.mark.parametrize("mode", ["loss", "loss+"])
+def test_the_training_loop_gives_it_the_losses(mode: str) -> None:
+    pytest.importorskip("jd_plugin_autojac")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    descent = jd.Descent(model, "mgda", normalize=mode, engine="autojac")
+    losses = model(torch.randn(8, 3)).square().mean(0)
+    step = descent.backward(losses)
+    expected = jd.weighting("mgda", normalize=mode)(step.gramian, losses=losses)
+    torch.testing.assert_close(step.weights, expected)
+
+
+@pytest.mark.parametrize("mode", ["L2", "none", 1])
+def test_an_unknown_normalisation_is_refused(mode: Any) -> None:
+    with pytest.raises(jd.ConfigError, match="mgda: normalize = "):
+        jd.weighting("mgda", normalize=mode)

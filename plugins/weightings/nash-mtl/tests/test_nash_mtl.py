@@ -165,6 +165,7 @@ def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
         jd.weighting("nash-mtl", **setting)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # cvxpy's, of the peer
 def test_torchjd_agrees_on_two_well_scaled_objectives() -> None:
     pytest.importorskip("cvxpy")
     pytest.importorskip("ecos")

@@ -6,20 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework import hooks, linalg
-from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import Graph, gradients, graph_of, without
-from jdframework.bases import Engine, EngineConfig
-from jdframework.combination import combine
-from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import cut_at, default_tasks_params
-from jdframework.objectives import check_differentiable, objectives
-from jdframework.outcome import Check, Outcome
+from jdframework import hooks
+from jdframework.autograd_graph import Graph, graph_of
+from jdframework.bases import EngineConfig, JacobianEngine
 
 from jd_plugin_autojac.choice import chunk_size
 from jd_plugin_autojac.rows import Rows
@@ -36,7 +28,7 @@ class AutojacConfig(EngineConfig):
     )
 
 
-class Autojac(Engine):
+class Autojac(JacobianEngine):
     """Forms the Jacobian by reverse mode, and serves every method on every model.
 
     The rows go through the graph together (``torch.vmap``) or one by one, whichever is faster for
@@ -58,7 +50,6 @@ class Autojac(Engine):
 
     Config = AutojacConfig
     config: AutojacConfig
-    capabilities: ClassVar[frozenset[str]] = frozenset({"gramian", "jacobian", "fused"})
     cost: ClassVar[int] = 50
 
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
@@ -87,97 +78,10 @@ class Autojac(Engine):
             graph_of(outputs), outputs, inputs, jac_outputs, retain_graph, parallel_chunk_size
         )
 
-    def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
-        """One ``[m, *parameter.shape]`` per parameter, zero where no loss depends on it.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        """
-        outputs, parameters = _checked(losses), self.parameters
-        m = sum(output.numel() for output in outputs)
-        found = self.differentiate(outputs, parameters, retain_graph=True)
-        return tuple(
-            parameter.new_zeros((m, *parameter.shape)) if block is None else block
-            for parameter, block in zip(parameters, found, strict=True)
-        )
-
-    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to ``parameters``; the graph stays.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :raises ValueError: if they depend on no parameter.
-        """
-        found = self.differentiate(_checked(losses), self.parameters, retain_graph=True)
-        return linalg.gramian(_some(found))
-
-    def update(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-        check: Check | None = None,
-    ) -> Outcome:
-        """See :meth:`jdframework.bases.Engine.update`."""
-        outputs = _checked(losses)
-        if features is None:
-            return self._update_everything(outputs, method, retain_graph, check)
-        return self._update_trunk(outputs, features, method, retain_graph, check)
-
-    def _update_everything(
-        self, outputs: list[Tensor], method: Any, retain_graph: bool, check: Check | None
-    ) -> Outcome:
-        parameters, graph = self.parameters, graph_of(outputs)
-        outside = without(graph.leaves, parameters)
-        keep = retain_graph or bool(outside)
-        jacobians = self._jacobians(graph, outputs, parameters, retain_graph=keep)
-        _some(jacobians)
-        values = _values(outputs)
-        combined = combine(method, jacobians, losses=values, check=check)
-        rest = self._weighted_rest(outputs, outside, combined.outcome.weights, retain_graph)
-        add_to_grad([*parameters, *outside], [*combined.directions, *rest])
-        return combined.outcome
-
-    def _weighted_rest(
-        self,
-        outputs: list[Tensor],
-        outside: list[Tensor],
-        weights: Tensor | None,
-        retain_graph: bool,
-    ) -> list[Tensor | None]:
-        """What ``losses.backward(weights)`` gives leaves that are not the engine's."""
-        if not outside:
-            return []
-        if weights is None:
-            shapes = ", ".join(str(list(tensor.shape)) for tensor in outside[:3])
-            raise UnsupportedModelError(
-                f"the losses also depend on {len(outside)} tensors outside of the given modules "
-                f"(shapes {shapes}), for which a method without weights has no update: give "
-                f"features=…, or add their module to the Descent"
-            )
-        parts = torch.split(weights, [output.numel() for output in outputs])
-        starts = [w.to(o).reshape(o.shape) for w, o in zip(parts, outputs, strict=True)]
-        return gradients(outputs, outside, starts, retain_graph=retain_graph)
-
-    def _update_trunk(
-        self,
-        outputs: list[Tensor],
-        features: Sequence[Tensor],
-        method: Any,
-        retain_graph: bool,
-        check: Check | None,
-    ) -> Outcome:
-        losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
-        shared = self.parameters
-        tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
-        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
-        jacobians = self.differentiate(
-            cut.outputs, shared, jac_outputs=cut.starts, retain_graph=retain_graph
-        )
-        combined = combine(method, jacobians, losses=_values(outputs), check=check)
-        add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
-        return combined.outcome
+    def _differentiated(
+        self, graph: Graph, outputs: list[Tensor], parameters: Sequence[Tensor], retain_graph: bool
+    ) -> tuple[Tensor | None, ...]:
+        return self._jacobians(graph, outputs, parameters, retain_graph=retain_graph)
 
     def _jacobians(
         self,
@@ -229,23 +133,3 @@ class Autojac(Engine):
             stacklevel=2,
         )
         hooks.call("jd_fallback", name="autojac", reason=reason)
-
-
-def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    given = objectives(losses)
-    check_differentiable(given)
-    return list(given.tensors)
-
-
-def _values(outputs: Sequence[Tensor]) -> Float[Tensor, " m"]:
-    return torch.cat([output.detach().reshape(-1) for output in outputs])
-
-
-def _some(jacobians: Sequence[Tensor | None]) -> list[Tensor]:
-    found = [block for block in jacobians if block is not None]
-    if not found:
-        raise ValueError(
-            "the losses depend on no parameter of the engine's modules that requires gradients: "
-            "are these the modules that computed them?"
-        )
-    return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jdframework.autograd_graph import dense, gradients
+from jdframework.bases import JacobianEngine
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Rows:
 
     def batched(self, chunk_size: int, retain_graph: bool) -> list[Tensor]:
         """The same blocks, ``chunk_size`` rows a pass, by ``torch.vmap``."""
-        starts = self.starts if self.starts is not None else self._unit_starts()
+        starts = self.starts or JacobianEngine.unit_starts(self.outputs)
         chunks = list(zip(*(torch.split(start, chunk_size) for start in starts), strict=True))
         parts = [
             self._batch(chunk, retain_graph=retain_graph or i < len(chunks) - 1)
@@ -98,11 +99,3 @@ class Rows:
                 start = torch.zeros_like(output, memory_format=torch.contiguous_format)
                 start.view(-1)[entry] = 1.0
                 yield [output], [start]
-
-    def _unit_starts(self) -> list[Tensor]:
-        identity = torch.eye(self.m, dtype=self.outputs[0].dtype, device=self.outputs[0].device)
-        parts = torch.split(identity, [output.numel() for output in self.outputs], dim=1)
-        return [
-            part.to(output).reshape(self.m, *output.shape)
-            for part, output in zip(parts, self.outputs, strict=True)
-        ]

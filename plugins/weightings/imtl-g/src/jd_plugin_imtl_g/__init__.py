@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.bases import GramianWeighting
 from jdframework.config import Paper
-from jdframework.linalg import carried_precision, normalised, pseudo_solve
+from jdframework.linalg import impartial_weights
 
 __all__ = ["IMTLG"]
 
@@ -43,19 +42,4 @@ class IMTLG(GramianWeighting):
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights, with sum one (or all zero)."""
-        cosines, norms = normalised(gramian)
-        present = (norms > 0).to(gramian.dtype)
-        tolerance = len(gramian) * carried_precision(gramian)
-        solved = pseudo_solve(cosines, present, tolerance)
-        shares = solved * _relative(norms)
-        total = shares.sum()
-        balanced = (cosines @ solved).norm() <= tolerance * present.norm()
-        cancelling = total.abs() <= max(1e-12, tolerance) * shares.abs().sum()
-        return torch.where(balanced | cancelling, 0.0, shares / total)
-
-
-def _relative(norms: Tensor) -> Tensor:
-    """``smallest / n_i``, which stays finite however small the norms are."""
-    present = norms > 0
-    smallest = torch.where(present, norms, torch.inf).min()
-    return torch.where(present, smallest / norms, 0.0)
+        return impartial_weights(gramian)

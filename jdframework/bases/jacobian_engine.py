@@ -1,0 +1,199 @@
+"""Base of engines that form the Jacobian: whatever else is needed follows from it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework import linalg
+from jdframework.accumulation import add_to_grad
+from jdframework.autograd_graph import Graph, dense, gradients, graph_of, without
+from jdframework.bases.engine import Engine
+from jdframework.combination import combine
+from jdframework.errors import UnsupportedModelError
+from jdframework.multitask import cut_at, default_tasks_params
+from jdframework.objectives import check_differentiable, objectives
+from jdframework.outcome import Check, Outcome
+
+
+class JacobianEngine(Engine):
+    """Base of an engine that leaves its author only :meth:`differentiate`.
+
+    It serves every method on every model that ``differentiate`` can differentiate.
+
+    :param modules: The modules whose parameters the objectives share.
+    :param config: The engine's settings.
+    :raises ConfigError: if it does not take these settings.
+    :raises UnsupportedModelError: if a module is wrapped for distributed training.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"gramian", "jacobian", "fused"})
+
+    @abstractmethod
+    def differentiate(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        *,
+        jac_outputs: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+    ) -> tuple[Tensor | None, ...]:
+        """The Jacobian of any tensors with respect to any others.
+
+        :param outputs: What to differentiate, one row per entry.
+        :param inputs: With respect to what.
+        :param jac_outputs: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output;
+            None stands for :meth:`unit_starts`.
+        :param retain_graph: Whether the graph can be used again.
+        :return: One ``[m, *input.shape]`` per input, None where no output depends on it.
+        """
+
+    @staticmethod
+    def unit_starts(outputs: Sequence[Tensor]) -> list[Tensor]:
+        """What the rows start from if each is that of one entry of the outputs, in order.
+
+        :param outputs: What is differentiated, ``m`` entries in all.
+        :return: ``[m, *output.shape]`` per output.
+        """
+        m = sum(output.numel() for output in outputs)
+        identity = torch.eye(m, dtype=outputs[0].dtype, device=outputs[0].device)
+        parts = torch.split(identity, [output.numel() for output in outputs], dim=1)
+        return [
+            part.to(output).reshape(m, *output.shape)
+            for part, output in zip(parts, outputs, strict=True)
+        ]
+
+    @staticmethod
+    def stacked(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+        """One input's rows as a block; None where all of them are.
+
+        :param rows: One gradient of the input per row, None where it is zero.
+        :param like: The input.
+        :return: ``[m, *like.shape]``, or None.
+        """
+        if all(row is None for row in rows):
+            return None
+        return torch.stack([torch.zeros_like(like) if row is None else dense(row) for row in rows])
+
+    def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
+        """One ``[m, *parameter.shape]`` per parameter, zero where no loss depends on it.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        """
+        outputs, parameters = _checked(losses), self.parameters
+        m = sum(output.numel() for output in outputs)
+        found = self.differentiate(outputs, parameters, retain_graph=True)
+        return tuple(
+            parameter.new_zeros((m, *parameter.shape)) if block is None else block
+            for parameter, block in zip(parameters, found, strict=True)
+        )
+
+    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
+        """The Gramian of the losses with respect to ``parameters``; the graph stays.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :raises ValueError: if they depend on no parameter.
+        """
+        found = self.differentiate(_checked(losses), self.parameters, retain_graph=True)
+        return linalg.gramian(_some(found))
+
+    def update(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        check: Check | None = None,
+    ) -> Outcome:
+        """See :meth:`jdframework.bases.Engine.update`."""
+        outputs = _checked(losses)
+        if features is None:
+            return self._update_everything(outputs, method, retain_graph, check)
+        return self._update_trunk(outputs, features, method, retain_graph, check)
+
+    def _update_everything(
+        self, outputs: list[Tensor], method: Any, retain_graph: bool, check: Check | None
+    ) -> Outcome:
+        parameters, graph = self.parameters, graph_of(outputs)
+        outside = without(graph.leaves, parameters)
+        keep = retain_graph or bool(outside)
+        jacobians = self._differentiated(graph, outputs, parameters, keep)
+        _some(jacobians)
+        values = _values(outputs)
+        combined = combine(method, jacobians, losses=values, check=check)
+        rest = self._weighted_rest(outputs, outside, combined.outcome.weights, retain_graph)
+        add_to_grad([*parameters, *outside], [*combined.directions, *rest])
+        return combined.outcome
+
+    def _weighted_rest(
+        self,
+        outputs: list[Tensor],
+        outside: list[Tensor],
+        weights: Tensor | None,
+        retain_graph: bool,
+    ) -> list[Tensor | None]:
+        """What ``losses.backward(weights)`` gives leaves that are not the engine's."""
+        if not outside:
+            return []
+        if weights is None:
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in outside[:3])
+            raise UnsupportedModelError(
+                f"the losses also depend on {len(outside)} tensors outside of the given modules "
+                f"(shapes {shapes}), for which a method without weights has no update: give "
+                f"features=…, or add their module to the Descent"
+            )
+        parts = torch.split(weights, [output.numel() for output in outputs])
+        starts = [w.to(o).reshape(o.shape) for w, o in zip(parts, outputs, strict=True)]
+        return gradients(outputs, outside, starts, retain_graph=retain_graph)
+
+    def _update_trunk(
+        self,
+        outputs: list[Tensor],
+        features: Sequence[Tensor],
+        method: Any,
+        retain_graph: bool,
+        check: Check | None,
+    ) -> Outcome:
+        losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
+        shared = self.parameters
+        tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
+        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
+        jacobians = self.differentiate(
+            cut.outputs, shared, jac_outputs=cut.starts, retain_graph=retain_graph
+        )
+        combined = combine(method, jacobians, losses=_values(outputs), check=check)
+        add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
+        return combined.outcome
+
+    def _differentiated(
+        self, graph: Graph, outputs: list[Tensor], parameters: Sequence[Tensor], retain_graph: bool
+    ) -> tuple[Tensor | None, ...]:
+        """:meth:`differentiate`, for engines that make use of a graph that is known already."""
+        return self.differentiate(outputs, parameters, retain_graph=retain_graph)
+
+
+def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    given = objectives(losses)
+    check_differentiable(given)
+    return list(given.tensors)
+
+
+def _values(outputs: Sequence[Tensor]) -> Float[Tensor, " m"]:
+    return torch.cat([output.detach().reshape(-1) for output in outputs])
+
+
+def _some(jacobians: Sequence[Tensor | None]) -> list[Tensor]:
+    found = [block for block in jacobians if block is not None]
+    if not found:
+        raise ValueError(
+            "the losses depend on no parameter of the engine's modules that requires gradients: "
+            "are these the modules that computed them?"
+        )
+    return found
