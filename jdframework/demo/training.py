@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ import jdframework as jd
 from jdframework.demo.contestants import Contestant
 from jdframework.demo.data import Digits, Pairs
 from jdframework.demo.model import TASKS, TwoDigits
-from jdframework.protocols import ActsAfterUpdate, Engine
+from jdframework.protocols import ActsAfterUpdate, Engine, TakesBatches
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Run:
         self._optimizer = torch.optim.Adam(parameters, lr=setting.learning_rate)
         self._random_state = torch.Generator().manual_seed(setting.seed).get_state()
         self._batches = enumerate(batches(setting))
+        self._other_batches = cycle(batches(replace(setting, seed=setting.seed ^ 1)))
         self._engine = ""
         self._curve = Curve(
             losses=torch.full((setting.steps, len(TASKS)), torch.nan),
@@ -167,7 +168,8 @@ class Run:
             self._curve.cosines[step] = _cosine(self._probe, losses)
         started = time.perf_counter()
         self._optimizer.zero_grad()
-        record = self._descent.backward(losses, features=features)
+        independent = self._independent_losses()
+        record = self._descent.backward(losses, features=features, independent=independent)
         self._optimizer.step()
         if isinstance(self._descent.method, ActsAfterUpdate):
             with torch.no_grad():
@@ -178,6 +180,19 @@ class Run:
         if record.weights is not None:
             self._curve.weights[step] = record.weights
         self._engine = record.engine
+
+    def _independent_losses(self) -> list[dict[str, Tensor]] | None:
+        """The losses of other batches, for the methods that ask for them."""
+        method = self._descent.method
+        if "cross-gramian" not in method.needs:
+            return None
+        wanted = max(method.independent_batches) if isinstance(method, TakesBatches) else 1
+        found = []
+        for batch in islice(self._other_batches, wanted):
+            pairs = self._digits.train
+            features = self._model.trunk(pairs.images[batch])
+            found.append(_losses(self._model, features, pairs.labels[batch]))
+        return found
 
 
 def _losses(

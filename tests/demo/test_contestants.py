@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import jdframework as jd
-from jdframework.bases import GramianWeighting
 from jdframework.demo.contestants import contestants
 
 
@@ -36,23 +34,6 @@ def test_a_scalarizer_with_one_value_per_loss_is_made_for_two() -> None:
 def test_a_name_of_two_kinds_is_what_a_descent_makes_of_it() -> None:
     (found,) = contestants(["sum"])
     assert found.kind == jd.Descent(torch.nn.Linear(1, 1), "sum").method.kind == "scalarizer"
-
-
-def test_a_method_that_needs_independent_batches_is_refused() -> None:
-    class Crossing(GramianWeighting):
-        """Needs two batches."""
-
-        needs = frozenset({"cross-gramian"})
-
-        def forward(self, gramian: Tensor, /) -> Tensor:
-            return gramian.diagonal()
-
-    jd.register("weighting", "crossing")(Crossing)
-    try:
-        with pytest.raises(jd.JDError, match="crossing needs independent batches"):
-            contestants(["crossing"])
-    finally:
-        jd.unregister("weighting", "crossing")
 
 
 def test_no_name_at_all_is_refused() -> None:

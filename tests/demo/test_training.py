@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,34 @@ def test_every_method_starts_from_the_same_weights(digits: Digits) -> None:
     first, *others = (run._model.state_dict() for run in runs)
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "name", ["modo", "sdmgrad", "famo", "dwa", "stch-mtl", "gradnorm", "moco", "db-mtl", "imtl"]
+)
+def test_a_method_that_needs_more_than_a_gramian_trains(name: str) -> None:
+    (result,) = quietly([name], replace(TINY, epochs=6)).results
+    first, last = result.curve.losses.mean(dim=1).split(len(result.curve.losses) // 2)[:2]
+    assert last.mean() < first.mean()
+
+
+def test_the_independent_batches_are_others_and_the_same_every_time(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[float]] = []
+    backward = jd.Descent.backward
+
+    def watched(self: jd.Descent, losses: Any, **more: Any) -> Any:
+        batches = [losses, *more["independent"]]
+        given.append([float(loss.detach()) for batch in batches for loss in batch.values()])
+        return backward(self, losses, **more)
+
+    monkeypatch.setattr(jd.Descent, "backward", watched)
+    for _ in range(2):
+        (contestant,) = contestants(["sdmgrad"])
+        Run(contestant, digits, TINY).advance(2)
+    assert len(set(given[0])) == 6
+    assert given[:2] == given[2:]
 
 
 def test_the_first_weights_depend_on_the_seed_alone() -> None:
