@@ -275,9 +275,11 @@ class Descent:
         self._bind()
         while True:
             try:
-                if others:
-                    return self._crossed(engine, given, others, cut_at, retain_graph)
-                return self._descended(engine, given, cut_at, retain_graph)
+                # A method that learns adds to its own gradients, before the engine is done.
+                with _Restored(list(self._method.parameters())):
+                    if others:
+                        return self._crossed(engine, given, others, cut_at, retain_graph)
+                    return self._descended(engine, given, cut_at, retain_graph)
             except UnsupportedModelError as refusal:
                 if self._automatic is None:
                     raise

@@ -212,7 +212,9 @@ class Plugin:
         """The text of its ``README.md``."""
         kind = self.kinds[0]
         name, value = next(iter(self.entry_points[GROUPS[kind]].items()))
-        settings = "".join(f", {field}={setting!r}" for field, setting in self.example.items())
+        settings = "".join(
+            f", {field}={_literal(setting)}" for field, setting in self.example.items()
+        )
         engine = kind == "engine"
         return _filled(
             "plugin.README.md.jinja",
@@ -269,6 +271,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _literal(setting: Any) -> str:
+    """The setting in Python, with the quotes that the formatter takes."""
+    return json.dumps(setting, ensure_ascii=False) if isinstance(setting, str) else repr(setting)
 
 
 def _filled(template: str, **values: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
@@ -41,8 +41,7 @@ class DualConeWeighting(Preferring, GramianWeighting, ABC):
     The dual cone holds the directions whose inner product with no gradient is negative.
     """
 
-    Config: ClassVar[type[DualConeConfig]] = DualConeConfig
-    config: DualConeConfig
+    Config: ClassVar[type[Any]] = DualConeConfig
 
     def projected(
         self, gramian: Float[Tensor, "m m"], vectors: Float[Tensor, "k m"]
@@ -59,6 +58,6 @@ class DualConeWeighting(Preferring, GramianWeighting, ABC):
         if self.config.norm_eps == 0.0 == self.config.reg_eps:
             return gramian
         trace = gramian.trace()
-        conditioned = gramian * (trace >= self.config.norm_eps)
+        conditioned: Tensor = gramian * (trace >= self.config.norm_eps)
         conditioned.diagonal().add_(self.config.reg_eps * trace)
         return conditioned

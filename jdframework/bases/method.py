@@ -102,8 +102,7 @@ class Randomised(BaseMethod):
     draws from torch's global generator and has no state of its own.
     """
 
-    Config: ClassVar[type[SeededConfig]] = SeededConfig
-    config: SeededConfig
+    Config: ClassVar[type[Any]] = SeededConfig
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

@@ -23,8 +23,7 @@ class PreferenceConfig(Config):
 class Preferring(BaseMethod):
     """Mix-in of a method that takes one preference per objective."""
 
-    Config: ClassVar[type[PreferenceConfig]] = PreferenceConfig
-    config: PreferenceConfig
+    Config: ClassVar[type[Any]] = PreferenceConfig
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

@@ -71,8 +71,7 @@ class TrainableScalarizer(Scalarizer):
     """
 
     trainable: ClassVar[bool] = True
-    Config = ShapedConfig
-    config: ShapedConfig
+    Config: ClassVar[type[Any]] = ShapedConfig
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

@@ -35,8 +35,7 @@ class Wrapper(BaseMethod, ABC):
     what most need. ``config.inner`` is a spec that survives JSON, for a ready instance too.
     """
 
-    Config: ClassVar[type[WrapperConfig]] = WrapperConfig
-    config: WrapperConfig
+    Config: ClassVar[type[Any]] = WrapperConfig
 
     inner: Any
     """The method that is wrapped."""

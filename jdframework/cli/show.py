@@ -56,14 +56,33 @@ def show(
 
 
 def example(method: Method, kind: Kind, settings: Sequence[Parameter]) -> str:
-    """Two lines that use ``method`` in a training loop."""
-    required = "".join(f", {p.name}={_example_value(p)}" for p in settings if p.required)
+    """The lines of a training loop that use ``method``."""
+    from jdframework import registry
+
+    cls = registry.resolve(kind, method.name)
     if kind == "engine":
         made = f'descent = jd.Descent(model, "upgrad", engine="{method.name}")'
-    else:
-        made = f'descent = jd.Descent(model, "{method.name}"{required})'
-    extra = ", independent=[…]" if "cross-gramian" in method.needs else ""
-    return f"{made}\nstep = descent.backward(losses{extra})"
+        return f"{made}\nstep = descent.backward(losses)"
+    required = "".join(f", {p.name}={_example_value(p)}" for p in settings if p.required)
+    lines = [f'descent = jd.Descent(model, "{method.name}"{required})']
+    if method.trainable:
+        lines.append(
+            "optimizer.add_param_group({'params': list(descent.parameters()), 'weight_decay': 0.0})"
+        )
+    lines.append(f"step = descent.backward(losses{_batches(method, cls)})")
+    if hasattr(cls, "after_update"):
+        lines.append("optimizer.step()")
+        lines.append("descent.after_update(losses_now)  # of the same batch")
+    if hasattr(cls, "end_epoch"):
+        lines.append("descent.end_epoch()  # at the end of each epoch")
+    return "\n".join(lines)
+
+
+def _batches(method: Method, cls: Any) -> str:
+    if "cross-gramian" not in method.needs:
+        return ""
+    two = getattr(cls, "independent_batches", (1,)) == (2,)
+    return f", independent={'(second_losses, third_losses)' if two else 'other_losses'}"
 
 
 def _example_value(parameter: Parameter) -> str:

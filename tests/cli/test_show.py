@@ -61,6 +61,13 @@ def test_a_trainable_method_says_where_its_parameters_go(jd: Command) -> None:
     assert "give descent.parameters() to the optimizer" in jd("show", "uw").out
 
 
+def test_the_example_shows_all_that_belongs_to_a_step(jd: Command) -> None:
+    assert "descent.after_update(losses_now)" in jd("show", "famo").out
+    assert "descent.end_epoch()" in jd("show", "dwa").out
+    assert "independent=other_losses" in jd("show", "modo").out
+    assert "independent=(second_losses, third_losses)" in jd("show", "sdmgrad").out
+
+
 def test_an_alias_shows_its_method_and_the_method_its_aliases(jd: Command) -> None:
     shown = json.loads(jd("show", "rlw", "--json").out)
     assert shown["name"] == "random"
@@ -89,8 +96,10 @@ def test_the_example_of_every_method_runs(jd: Command, kind: str, name: str) -> 
     if "…" in example:
         pytest.skip("the example has something to fill in")
     model = torch.nn.Linear(3, 2)
-    losses = model(torch.randn(4, 3)).square().mean(dim=0)
-    exec(example, {"jd": jdframework, "model": model, "losses": losses})  # noqa: S102
+    names = ("losses", "other_losses", "second_losses", "third_losses", "losses_now")
+    batches = {name: model(torch.randn(4, 3)).square().mean(dim=0) for name in names}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    exec(example, {"jd": jdframework, "model": model, "optimizer": optimizer, **batches})  # noqa: S102
     assert model.weight.grad is not None
 
 

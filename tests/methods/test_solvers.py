@@ -27,8 +27,9 @@ def test_a_named_solver_gives_the_same_update(method: str, solver: str) -> None:
         jacobian = FAMILIES["random"](m)
         try:
             found = jd.aggregator(method, solver=solver)(jacobian)
-        except jd.SolverError as error:
-            assert solver in MAY_GIVE_UP, error
+        except jd.SolverError:
+            if solver not in MAY_GIVE_UP:
+                raise
             continue
         expected = jd.aggregator(method)(jacobian)
         error = float((found - expected).norm() / expected.norm())

@@ -31,6 +31,29 @@ jd.Descent(model, "mean", engine={"name": "autojac", "parallel_chunk_size": 2}).
 """
 
 
+SERVES_A_LAYER = """
+import torch, jdframework as jd
+from torch import nn
+from jd_rule_scale import Scale, ScaleRule
+from jd_plugin_autogram.rules import rules
+
+assert type(rules()[Scale]) is ScaleRule
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), Scale(8), nn.Tanh(), nn.Linear(8, 2)).double()
+nn.init.normal_(model[1].factors)
+for shape, batch_dim in (((6, 4), 0), ((6, 3, 4), 0), ((6, 4), None)):
+    x = torch.randn(shape, dtype=torch.float64)
+    def losses():
+        found = model(x).square()
+        return found.flatten(1).sum(1) if batch_dim == 0 else found.mean(0)
+    engine = jd.engine("autogram", model, batch_dim=batch_dim)
+    expected = jd.engine("autojac", model).compute_gramian(losses())
+    torch.testing.assert_close(engine.compute_gramian(losses()), expected)
+    assert engine.verify(losses()) < 1e-12
+    engine.close()
+"""
+
+
 @pytest.fixture(scope="module")
 def environment(
     wheelhouse: Path, third_party: Path, tmp_path_factory: pytest.TempPathFactory
@@ -40,9 +63,9 @@ def environment(
     built = tmp_path_factory.mktemp("built")
     wheels = [
         str(builder.build_wheel(EXAMPLES / name, built))
-        for name in ("jd-hook-step-log", "jd-hook-steps-command")
+        for name in ("jd-hook-step-log", "jd-hook-steps-command", "jd-rule-scale")
     ]
-    ours = ["jdframework", "jd-plugin-autojac", "jd-plugin-mean"]
+    ours = ["jdframework", "jd-plugin-autogram", "jd-plugin-autojac", "jd-plugin-mean"]
     environment.install(wheelhouse, "--no-deps", *ours, *wheels)
     return environment
 
@@ -91,3 +114,8 @@ def test_an_installed_observer_adds_a_command(environment: Environment, log: Pat
     assert "steps" in environment.run(command, "--help", folder=log.parent).stdout
     refused = environment.run(command, "steps", "nowhere.jsonl", folder=log.parent)
     assert refused.returncode == 2
+
+
+def test_an_installed_rule_serves_a_layer_of_its_own(environment: Environment, log: Path) -> None:
+    done = environment.run("-c", SERVES_A_LAYER, folder=log.parent)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,8 @@ the kernel and the default engine.
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,9 @@ from jdframework.names import KINDS, Kind
 
 from . import distributions
 from .environments import Environment
+
+TYPED = Path(__file__).with_name("typing") / "author.py"
+"""Everything that an author and a user write with the public names."""
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +81,17 @@ def checked(*command: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_mypy_strict_finds_nothing(environment: Environment, generated: Path) -> None:
     folders = [str(plugin(generated, kind) / part) for kind in KINDS for part in ("src", "tests")]
+    folders.append(str(TYPED))
     how = (f"--python-executable={environment.python}", "--strict", "--cache-dir=.mypy_cache")
     checked("mypy", *how, *folders, folder=generated)
 
 
 @pytest.mark.slow
 def test_pyright_strict_finds_nothing(environment: Environment, generated: Path) -> None:
-    for kind in KINDS:
-        checked("pyright", f"--pythonpath={environment.python}", folder=plugin(generated, kind))
+    shutil.copy(TYPED, generated / "author.py")
+    settings = {"typeCheckingMode": "strict", "include": ["author.py", "*/src", "*/tests"]}
+    (generated / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    checked("pyright", f"--pythonpath={environment.python}", folder=generated)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -84,16 +84,16 @@ def jd(environment: Environment, *arguments: str, folder: Path) -> subprocess.Co
         (
             "broken",
             (
-                "PluginLoadError: the weighting 'broken' of jd-plugin-broken 1.0 cannot be imported "
-                "(OSError: libmissing.so: cannot open shared object file): "
+                "PluginLoadError: the weighting 'broken' of jd-plugin-broken 1.0 cannot be "
+                "imported (OSError: libmissing.so: cannot open shared object file): "
                 "reinstall or remove that distribution"
             ),
         ),
         (
             "needing",
             (
-                "PluginLoadError: the weighting 'needing' of jd-plugin-needing 1.0 cannot be imported "
-                "(ModuleNotFoundError: No module named 'a_package_that_nobody_has'): "
+                "PluginLoadError: the weighting 'needing' of jd-plugin-needing 1.0 cannot be "
+                "imported (ModuleNotFoundError: No module named 'a_package_that_nobody_has'): "
                 "it needs the package 'a_package_that_nobody_has', which is not installed"
             ),
         ),

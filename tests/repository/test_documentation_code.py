@@ -50,10 +50,11 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: Path) -> None:
 def test_the_lines_in_a_plugins_readme_run(page: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
+    batches = ("losses", "other_losses", "second_losses", "third_losses", "new_losses")
     namespace = {
         "__name__": "__main__",
         "model": model,
-        "losses": model(torch.randn(8, 3)).square().mean(0),
+        **{name: model(torch.randn(8, 3)).square().mean(0) for name in batches},
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
     }
     assert run(page, namespace) == 1

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from jd_plugin_autogram.rules import Rule, Use, by_objective
 from torch import Tensor, nn
+
+from jd_plugin_autogram.rules import Rule, Use, by_objective
 
 
 class Scale(nn.Module):

@@ -30,7 +30,7 @@ def nearest_on_simplex(point: Tensor) -> Tensor:
 def published(
     matrix: Tensor, weights: Tensor, lr: float, momentum: float, n_iter: int, wanted: Tensor
 ) -> Tensor:
-    """The inner loop of Algorithm 1, on the product scaled as section 6.1 says."""
+    """The published inner loop, on the product scaled as section 6.1 says."""
     length = torch.stack([entry.clamp(min=0.0).sqrt() for entry in matrix.diagonal()]).mean()
     velocity = torch.zeros_like(weights)
     for _ in range(n_iter):

@@ -41,7 +41,7 @@ class CRMOGM(WeightingWrapper, Remembering):
         \\lambda_k = \\alpha \\lambda_{k-1} + (1 - \\alpha) \\hat\\lambda_k
 
     where :math:`\\hat\\lambda_k` are the weights that ``inner`` gives at step :math:`k` (Zhou et
-    al. 2022, Algorithm 1). At the first step, :math:`\\lambda_0` is ``initial_weights``, or
+    al. 2022). At the first step, :math:`\\lambda_0` is ``initial_weights``, or
     :math:`\\hat\\lambda_1`, which then are the weights.
 
     What is needed, and what of two batches, follows from ``inner``: ask the instance's ``needs``;

@@ -51,7 +51,7 @@ class SDMGrad(Remembering, Preferring, GramianWeighting):
     ``n_iter`` times each call, where :math:`\\Pi_\\Delta` is the projection on the probability
     simplex, :math:`s` the mean of the roots of the positive diagonal entries of
     :math:`J_1 J_2^\\top`, the others counting as zero, :math:`\\eta` is ``lr``, :math:`\\mu` is
-    ``momentum`` and ``v`` starts from zero at each call (Xiao et al. 2023, Algorithm 1 and section
+    ``momentum`` and ``v`` starts from zero at each call (Xiao et al. 2023; the scale: section
     6.1). ``w`` goes on from call to call, from ``1/m`` each. ``jd.Descent`` takes the two batches
     in one call, ``descent.backward(losses, independent=(second, third))``, and the update is the
     weighted sum of the gradients of ``losses``. The authors' code takes one and the same batch
