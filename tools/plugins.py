@@ -1,8 +1,8 @@
 """Keeps the metadata of all plugins in one shape: ``python tools/plugins.py render|check|list``.
 
-What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates come
-the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``. That also holds what
-others publish: ``plugins/third-party.toml``.
+What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates
+come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``. The latter
+also holds what others publish: ``plugins/third-party.toml``.
 """
 
 from __future__ import annotations
