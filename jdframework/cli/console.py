@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from rich.console import Console
@@ -46,6 +47,12 @@ def warn(
 def write_json(value: Any) -> None:
     """Prints ``value`` for a program to read: pure ASCII, never wrapped."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Writes ``value`` to a file, whose folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def never_fail_to_print() -> None:

@@ -1,0 +1,1 @@
+"""What a step costs on this machine, against an ordinary one: ``jd bench``, and ``benchmarks/``."""
