@@ -17,14 +17,14 @@ def on_host(
     """``solve(gramian, *others)`` in NumPy float64; the result has the Gramian's dtype and device.
 
     :param solve: Takes and returns arrays.
-    :param gramian: ``[m, m]``; its symmetric part is taken, for a product of matrices may round
-        the two halves differently.
+    :param gramian: ``[m, m]``; its lower half is taken, for a product of matrices may round the
+        two halves differently, and their mean would have more digits than either.
     :param others: Further arguments; they travel with the Gramian, in one transfer.
     :param shape: The result's shape; where an input is not finite, it is filled with NaN.
     """
     first, *rest = _arrays(gramian, *others)
     if all(np.isfinite(array).all() for array in (first, *rest)):
-        result = solve(0.5 * first + 0.5 * first.T, *rest)
+        result = solve(np.tril(first) + np.tril(first, -1).T, *rest)
     else:
         result = np.full(shape, np.nan)
     return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.dtype).to(gramian.device)

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.gramian import normalised
+from jdframework.linalg.host import on_host
 from jdframework.linalg.spectral import carried_precision, pseudo_solve
+from jdframework.linalg.unit_problem import Array
 
 
 def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
@@ -23,6 +25,11 @@ def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
     >>> impartial_weights(torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
     tensor([0.6667, 0.3333])
     """
+    return on_host(_impartial, gramian, shape=(len(gramian),))
+
+
+def _impartial(matrix: Array) -> Array:
+    gramian = torch.from_numpy(matrix)
     cosines, norms = normalised(gramian)
     present = (norms > 0).to(gramian.dtype)
     tolerance = len(gramian) * carried_precision(gramian)
@@ -31,8 +38,8 @@ def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
     total = shares.sum()
     balanced = (cosines @ solved).norm() <= tolerance * present.norm()
     cancelling = total.abs() <= max(1e-12, tolerance) * shares.abs().sum()
-    weights = torch.where(balanced | cancelling, 0.0, shares / total)
-    return torch.where(gramian.isfinite().all(), weights, torch.nan)
+    weights: Array = torch.where(balanced | cancelling, 0.0, shares / total).numpy()
+    return weights
 
 
 def _relative(norms: Tensor) -> Tensor:

@@ -114,9 +114,12 @@ class DBMTL(Remembering, Aggregator):
         start = rows.new_zeros(()).expand_as(rows)
         tracked = torch.lerp(rows, self.recalled("tracked", start), beta)
         lengths = tracked.norm(dim=1)
-        if not bool(lengths.isfinite().all()):
-            return torch.full_like(jacobian[0], torch.nan)
-        self.weight = torch.lerp(beta.new_ones(()), self.recalled("weight", 0 * beta), beta)
-        self.tracked, self.steps = tracked, steps
+        finite = lengths.isfinite().all()
+        before = self.recalled("weight", 0 * beta)
+        weight = torch.lerp(beta.new_ones(()), before, beta)
+        self.weight = torch.where(finite, weight, before)
+        self.tracked = torch.where(finite, tracked, self.recalled("tracked", start))
+        self.steps = torch.where(finite, steps, steps - 1)
         direction: Tensor = torch.where(lengths > 0, lengths.max() / lengths, 0.0) @ tracked
-        return direction / self.weight if self.config.bias_correction else direction
+        direction = torch.where(finite, direction, torch.nan)
+        return direction / weight if self.config.bias_correction else direction

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import Field
@@ -75,12 +76,12 @@ class AlignedMTL(Preferring, GramianWeighting):
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights whose combination is the mean of the aligned gradients."""
-        tolerance = len(gramian) * carried_precision(gramian)
-        align = partial(_aligned, tolerance, self.config.scale_mode)
+        align = partial(_aligned, self.config.scale_mode)
         return on_host(align, gramian, self.preferences(gramian), shape=(len(gramian),))
 
 
-def _aligned(tolerance: float, scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
+def _aligned(scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
+    tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
     values, vectors = _singular(_factor(gramian, tolerance))
     components = vectors.T @ preferences
     # Preferences whose combination vanishes leave only rounding, which would have a direction.

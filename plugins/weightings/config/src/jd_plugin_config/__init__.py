@@ -8,7 +8,8 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Preferring
 from jdframework.config import Paper
-from jdframework.linalg import carried_precision, normalised, pseudo_solve
+from jdframework.linalg import carried_precision, normalised, on_host, pseudo_solve
+from jdframework.linalg.unit_problem import Array
 
 __all__ = ["ConFIG"]
 
@@ -51,18 +52,24 @@ class ConFIG(Preferring, GramianWeighting):
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights of the gradients in the update."""
-        cosines, norms = normalised(gramian)
-        present = norms > 0
-        wanted = torch.where(present, self.preferences(gramian), 0.0)
-        tolerance = len(gramian) * carried_precision(gramian)
-        mixture = pseudo_solve(cosines, wanted, tolerance)
-        reached = cosines @ mixture
-        longest = torch.where(norms.max() > 0, norms.max(), 1.0)
-        along = norms / longest * reached
-        # A direction, or a length, that is zero but for rounding would be a random update.
-        negligible = (reached.norm() <= 10 * tolerance * wanted.norm()) | (
-            along.sum().abs() <= 10 * tolerance * along.abs().sum()
-        )
-        length = along.sum() / (mixture @ reached)
-        weights = mixture * length * torch.where(present, longest / norms, 0.0)
-        return torch.where(negligible, torch.zeros_like(weights), weights)
+        return on_host(_solved, gramian, self.preferences(gramian), shape=(len(gramian),))
+
+
+def _solved(matrix: Array, preferences: Array) -> Array:
+    gramian = torch.from_numpy(matrix)
+    cosines, norms = normalised(gramian)
+    present = norms > 0
+    wanted = torch.where(present, torch.from_numpy(preferences), 0.0)
+    tolerance = len(gramian) * carried_precision(gramian)
+    mixture = pseudo_solve(cosines, wanted, tolerance)
+    reached = cosines @ mixture
+    longest = torch.where(norms.max() > 0, norms.max(), 1.0)
+    along = norms / longest * reached
+    # A direction, or a length, that is zero but for rounding would be a random update.
+    negligible = (reached.norm() <= 10 * tolerance * wanted.norm()) | (
+        along.sum().abs() <= 10 * tolerance * along.abs().sum()
+    )
+    length = along.sum() / (mixture @ reached)
+    weights = mixture * length * torch.where(present, longest / norms, 0.0)
+    found: Array = torch.where(negligible, torch.zeros_like(weights), weights).numpy()
+    return found

@@ -83,7 +83,7 @@ class CRMOGM(WeightingWrapper, Remembering):
     resolve = staticmethod(jd.weighting)
 
     average: Tensor
-    """The last step's weights ``[m]``; ``[0]`` before the first."""
+    """The last step's weights ``[m]``; ``[0]`` before the first, NaN if all were not finite."""
     kept_share: Tensor
     """``alpha``, as part of the state."""
 
@@ -112,11 +112,10 @@ class CRMOGM(WeightingWrapper, Remembering):
     def forward(self, statistic: Float[Tensor, "m _"], /, **extra: Tensor) -> Float[Tensor, " m"]:
         """The average of the inner weighting's weights."""
         weights: Tensor = self.inner(statistic, **extra)
-        previous = self.recalled("average", self._initial(weights))
+        kept = self.recalled("average", torch.full_like(weights, torch.nan))
+        previous = torch.where(kept.isnan(), self._initial(weights), kept)
         average = torch.lerp(weights, previous, self.kept_share.to(weights))
-        is_finite = average.isfinite().all()
-        if self.average.numel() or bool(is_finite):
-            self.average = torch.where(is_finite, average, previous)
+        self.average = torch.where(average.isfinite().all(), average, kept)
         return average
 
     def _initial(self, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:

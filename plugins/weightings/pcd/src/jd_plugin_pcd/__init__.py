@@ -132,10 +132,10 @@ class PCD(Remembering, GramianWeighting):
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights of the direction, at the length of the primary gradient."""
-        shares = self._shares(gramian)
+        shares = self._shares(len(gramian) - 1)
         squares = self._remember(gramian) + self.config.eps
-        solve = partial(_prioritised, self.config.solver)
-        return on_host(solve, gramian, squares, shares, shape=(len(gramian),))
+        solve = partial(_prioritised, self.config.solver, shares)
+        return on_host(solve, gramian, squares, shape=(len(gramian),))
 
     def _remember(self, gramian: Tensor) -> Float[Tensor, " m"]:
         """The running means with these gradients; of what is not finite nothing stays."""
@@ -147,18 +147,17 @@ class PCD(Remembering, GramianWeighting):
         self.weight = torch.where(finite, beta * weight + (1 - beta), weight)
         return self.averages / self.weight
 
-    def _shares(self, gramian: Tensor) -> Float[Tensor, " secondary"]:
-        tau, secondary = self.config.tau, len(gramian) - 1
+    def _shares(self, secondary: int) -> Array:
+        tau = self.config.tau
         if isinstance(tau, tuple) and len(tau) != secondary:
             raise ConfigError(
                 f"{self.name}: tau has {len(tau)} values, but there are {secondary} objectives "
                 f"besides the first one"
             )
-        shares = gramian.new_tensor(tau)
-        return shares.expand(secondary)
+        return np.broadcast_to(np.asarray(tau, dtype=np.float64), secondary)
 
 
-def _prioritised(solver: str, gramian: Array, squares: Array, shares: Array) -> Array:
+def _prioritised(solver: str, shares: Array, gramian: Array, squares: Array) -> Array:
     m = len(gramian)
     weights = np.zeros(m)
     norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
