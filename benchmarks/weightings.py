@@ -2,23 +2,36 @@
 
 Two kinds of Jacobian: mild ones have 1000 columns and a common direction, hard ones half as many
 columns as rows. The residual is the method's own optimality condition, the worst over the inputs:
-UPGrad's KKT residual, MGDA's duality gap, the inequality of IMTL-G's projections. torchjd is
-measured at its own settings throughout; in the lines "UPGrad, exact" its residual is that of the
-problem without the ridge that it adds.
+UPGrad's KKT residual, MGDA's duality gap, the inequality of IMTL-G's projections, by how much
+CAGrad misses the best of both, the errors of Nash-MTL's and FairGrad's equations (where they have a
+solution); PCGrad and GradVac have none. torchjd is measured at its own settings throughout; in the
+lines "UPGrad, exact" its residual is that of the problem without the ridge that it adds. Its
+Nash-MTL is given a Jacobian, as it wants, and starts from its last solution.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import torch
 from timing import Ratio, Timing, arguments, measured, progress, ratio, show, summary, write
 from torch import Tensor
-from torchjd.aggregation import IMTLGWeighting, MGDAWeighting, UPGradWeighting
+from torchjd.aggregation import (
+    CAGradWeighting,
+    FairGradWeighting,
+    GradVacWeighting,
+    IMTLGWeighting,
+    MGDAWeighting,
+    NashMTL,
+    PCGradWeighting,
+    UPGradWeighting,
+)
 from torchjd.linalg import QuadprogProjector
 
 import jdframework as jd
@@ -44,9 +57,11 @@ class Duel:
     ours: Weigh
     theirs: Weigh
     residuals: Callable[[Tensor], tuple[float, float]]
-    """Of ours and of theirs, on the same Gramian; zero at the optimum."""
+    """Of ours and of theirs, on the same Gramian; zero at the optimum, NaN where there is none."""
     wanted: Callable[[int], float]
     """How many times as fast ours is to be for ``m`` objectives; 0 where no figure is set."""
+    largest: int = 256
+    """Up to how many objectives torchjd's can be waited for."""
 
 
 def main() -> None:
@@ -59,6 +74,7 @@ def main() -> None:
         for name, duel in _duels().items()
         for kind in ("mild", "hard")
         for m in inputs
+        if m <= duel.largest
     ]
     rows: list[Mapping[str, Any]] = []
     with progress(len(cells)) as advance:
@@ -78,7 +94,120 @@ def _duels() -> dict[str, Duel]:
         "UPGrad, exact": Duel(jd.weighting("upgrad"), upgrad, _exact, _wanted_of_upgrad),
         "MGDA": Duel(jd.weighting("mgda"), MGDAWeighting(), _duality_gaps, lambda m: 1.0),
         "IMTL-G": Duel(jd.weighting("imtl-g"), IMTLGWeighting(), _inequalities, lambda m: 0.0),
+        "CAGrad, c=0.5": _duel(
+            jd.weighting("cagrad", c=0.5),
+            CAGradWeighting(c=0.5),
+            _worst_gain,
+            lambda m: 10.0 if m <= 32 else 0.0,
+            128,
+        ),
+        "Nash-MTL": _duel(
+            jd.weighting("nash-mtl", max_norm=0.0), _nash, _nash_error, lambda m: 20.0, 32
+        ),
+        "FairGrad, alpha=2": _duel(
+            jd.weighting("fairgrad", alpha=2.0),
+            FairGradWeighting(alpha=2.0),
+            _fair_error,
+            lambda m: 5.0,
+            128,
+        ),
+        "PCGrad": _duel(
+            jd.weighting("pcgrad"),
+            PCGradWeighting(),
+            _none,
+            lambda m: 10.0 if m >= 32 else 0.0,
+            128,
+        ),
+        "GradVac": _duel(
+            _per_size(lambda: jd.weighting("gradvac")),
+            _per_size(GradVacWeighting),
+            _none,
+            lambda m: 10.0 if m >= 32 else 0.0,
+            128,
+        ),
     }
+
+
+def _duel(
+    ours: Weigh,
+    theirs: Any,
+    residual: Callable[[Tensor, Tensor], float],
+    wanted: Callable[[int], float],
+    largest: int,
+) -> Duel:
+    """One whose residual is that of the weights."""
+
+    def residuals(gramian: Tensor) -> tuple[float, float]:
+        return residual(gramian, ours(gramian)), residual(gramian, theirs(gramian))
+
+    return Duel(ours, theirs, residuals, wanted, largest)
+
+
+def _per_size(make: Callable[[], Any]) -> Weigh:
+    """A method that remembers as many objectives as it has seen."""
+    made: dict[int, Any] = {}
+
+    def weigh(gramian: Tensor) -> Tensor:
+        weights: Tensor = made.setdefault(len(gramian), make())(gramian)
+        return weights
+
+    return weigh
+
+
+@cache
+def _nash_of(m: int) -> Any:
+    return NashMTL(n_tasks=m, max_norm=0.0).weighting
+
+
+def _nash(gramian: Tensor) -> Tensor:
+    """torchjd's, by a Jacobian of that Gramian."""
+    weights: Tensor = _nash_of(len(gramian))(_factor(gramian))
+    return weights
+
+
+_factors: Final[dict[int, tuple[Tensor, Tensor]]] = {}
+"""By the Gramian's identity: a Jacobian with it, and itself, so that the identity stays its own."""
+
+
+def _factor(gramian: Tensor) -> Tensor:
+    if id(gramian) not in _factors:
+        values, vectors = torch.linalg.eigh(gramian)
+        _factors[id(gramian)] = vectors * values.clamp(min=0.0).sqrt(), gramian
+    return _factors[id(gramian)][0]
+
+
+def _worst_gain(gramian: Tensor, weights: Tensor) -> float:
+    """By how much the worst inner product misses CAGrad's bound, relative to the mean's square."""
+    m = len(gramian)
+    mean, square = gramian.mean(0), gramian.mean()
+    step = weights - 1 / m
+    length = (step @ gramian @ step).clamp(min=0.0).sqrt()
+    if length == 0:
+        return float("nan")
+    best = step.clamp(min=0.0) / step.clamp(min=0.0).sum()
+    bound = mean @ best + 0.5 * square.sqrt() * (best @ gramian @ best).clamp(min=0.0).sqrt()
+    reached = (mean + 0.5 * square.sqrt() / length * (gramian @ step)).min()
+    return float((bound - reached).abs() / square)
+
+
+def _nash_error(gramian: Tensor, weights: Tensor) -> float:
+    return _equations(gramian, weights, 1.0)
+
+
+def _fair_error(gramian: Tensor, weights: Tensor) -> float:
+    return _equations(gramian, weights, 2.0)
+
+
+def _equations(gramian: Tensor, weights: Tensor, alpha: float) -> float:
+    """The error of ``G x = x^(-1/alpha)``, where no convex combination of the rows is zero."""
+    shortest = jd.weighting("mgda")(gramian)
+    if shortest @ gramian @ shortest <= 1e-9 * gramian.diagonal().min():
+        return float("nan")
+    return float((gramian @ weights * weights.clamp(min=0.0) ** (1 / alpha) - 1).abs().max())
+
+
+def _none(gramian: Tensor, weights: Tensor) -> float:
+    return float("nan")
 
 
 def _wanted_of_upgrad(m: int) -> float:
@@ -109,9 +238,14 @@ def _measured(duel: Duel, kind: str, m: int, inputs: int, device: str) -> dict[s
         "ours": summary(ours),
         "times as fast": ratio(theirs, ours),
         "wanted": duel.wanted(m),
-        "residual of torchjd": max(theirs for _, theirs in residuals),
-        "residual of ours": max(ours for ours, _ in residuals),
+        "residual of torchjd": _worst([theirs for _, theirs in residuals]),
+        "residual of ours": _worst([ours for ours, _ in residuals]),
     }
+
+
+def _worst(residuals: list[float]) -> float | None:
+    """None if the condition could be checked on no input."""
+    return max((found for found in residuals if not math.isnan(found)), default=None)
 
 
 def _jacobian(kind: str, m: int, seed: int) -> Tensor:
@@ -191,6 +325,8 @@ def _text(name: str, value: Any) -> str:
         return f"{1e3 * value.median:.3g}"
     if isinstance(value, Ratio):
         return str(value)
+    if value is None:
+        return ""
     return f"{value:.0e}" if name.startswith("residual") else str(value)
 
 

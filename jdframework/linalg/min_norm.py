@@ -27,10 +27,15 @@ def min_norm_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
     >>> min_norm_weights(torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
     tensor([0.8000, 0.2000])
     """
-    return on_host(_min_norm, gramian, shape=(len(gramian),))
+    return on_host(min_norm_point, gramian, shape=(len(gramian),))
 
 
-def _min_norm(gramian: Array) -> Array:
+def min_norm_point(gramian: Array) -> Array:
+    """:func:`min_norm_weights` of a finite array, for solvers that are on the host already.
+
+    :param gramian: ``[m, m]``, symmetric.
+    :raises SolverError: if the problem cannot be solved to 1e-9.
+    """
     squares = gramian.diagonal()
     zero = squares <= 0.0
     if zero.any():

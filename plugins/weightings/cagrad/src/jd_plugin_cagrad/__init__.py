@@ -14,12 +14,21 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting
 from jdframework.config import Config, Paper
-from jdframework.linalg import carried_precision, min_norm_weights, on_host, project_on_dual_cone
+from jdframework.linalg import carried_precision, on_host, project_on_dual_cone
+from jdframework.linalg.min_norm import min_norm_point
 
 __all__ = ["CAGrad", "CAGradConfig"]
 
 Array = NDArray[np.float64]
 
+_SUPPORTS: Final = 12
+"""After so many supports the root is found step by step instead."""
+_ABSENT: Final = 1e-14
+"""A weight up to this is that of an objective that is not in ``w``."""
+_DEPENDENT: Final = 1e-9
+"""Unit rows with a smaller eigenvalue, relative to the largest, leave too few digits."""
+_EXACT: Final = 2e-14
+"""The rounding that conditions are checked with."""
 _ROUNDING: Final = 4
 """A square of ``m`` terms below this many times ``m`` rounding errors of its terms is zero."""
 
@@ -99,6 +108,9 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
     radius = c * _length(gramian, mean, rounding)
     if radius == 0.0:
         return mean
+    found = _by_support(gramian, radius, c)
+    if found is not None:
+        return np.asarray(mean + found)
     harmless = _projected(gramian, mean) - mean
     if _length(gramian, harmless) >= radius:
         # Even the end of the ball harms some objective: the multiples of w are below this one.
@@ -107,6 +119,65 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
     if shortest == 0.0:
         return np.asarray(mean + harmless)
     return np.asarray(mean + _at_radius(gramian, radius, radius / shortest))
+
+
+def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
+    """What is added to the mean, by which objectives are in ``w``; None if rounding spoils it.
+
+    For a given support, ``w = p + t q`` with ``t`` one over the multiple; ``p`` and ``q`` are
+    orthogonal in the Gramian, so that the length is right at ``t² = pᵀGp / (radius² - qᵀGq)``. That
+    ``t`` has a support of its own, and so on, until it stays: some two to four times.
+
+    :param multiple: The first guess.
+    """
+    with_mean = gramian.mean(axis=1)
+    low, high = radius, np.inf  # no row is longer than one
+    for _ in range(_SUPPORTS):
+        dual = _dual(gramian, multiple)
+        support = np.flatnonzero(dual > _ABSENT)
+        line = _line(gramian[np.ix_(support, support)], with_mean[support], radius)
+        guess = np.inf
+        if line is not None:
+            t, start, slope = line
+            weights = np.zeros(len(gramian))
+            weights[support] = start + t * slope
+            if _is_dual_optimum(gramian, with_mean, weights, t):
+                return np.asarray(weights / t)
+            guess = 1 / t
+        if multiple * _length(gramian, dual) >= radius:
+            high = multiple
+        else:
+            low = multiple
+        between = 4 * low if high == np.inf else np.sqrt(low * high)
+        multiple = guess if low < guess < high else between
+    return None
+
+
+def _line(gramian: Array, with_mean: Array, radius: float) -> tuple[float, Array, Array] | None:
+    """``t``, ``p`` and ``q`` of a support; None if there are none, or hardly a digit of them."""
+    norms = np.sqrt(gramian.diagonal())
+    if not norms.min() > 0.0:
+        return None
+    values, vectors = np.linalg.eigh(gramian / norms / norms[:, None])
+    if values[0] <= _DEPENDENT * values[-1]:
+        return None
+    right = np.stack([np.ones(len(norms)), with_mean], axis=1) / norms[:, None]
+    ones, mean = (vectors @ ((vectors.T @ right) / values[:, None]) / norms[:, None]).T
+    slope = mean.sum() / ones.sum() * ones - mean
+    room = radius**2 - slope @ gramian @ slope
+    if not room > 0.0:
+        return None
+    return float(np.sqrt(1 / ones.sum() / room)), ones / ones.sum(), slope
+
+
+def _is_dual_optimum(gramian: Array, with_mean: Array, weights: Array, t: float) -> bool:
+    """Whether ``Gw + t Gb`` is smallest, and the same, on the support of ``w >= 0``."""
+    if not t > 0.0 or (weights < 0.0).any():
+        return False
+    slopes = gramian @ weights + t * with_mean
+    unsure = _EXACT * (np.abs(gramian) @ weights + t * np.abs(with_mean))
+    lowest = (slopes - unsure).min()
+    return bool((slopes[weights > 0.0] - unsure[weights > 0.0] <= lowest + 2 * unsure.max()).all())
 
 
 def _at_radius(gramian: Array, radius: float, most: float) -> Array:
@@ -148,7 +219,7 @@ def _length(gramian: Array, weights: Array, rounding: float = 0.0) -> float:
 
 
 def _min_norm(gramian: Array) -> Array:
-    return np.asarray(min_norm_weights(torch.from_numpy(gramian)).numpy())
+    return min_norm_point(gramian)
 
 
 def _projected(gramian: Array, weights: Array) -> Array:
