@@ -24,7 +24,9 @@ def on_host(
     """
     first, *rest = _arrays(gramian, *others)
     if all(np.isfinite(array).all() for array in (first, *rest)):
-        result = solve(np.tril(first) + np.tril(first, -1).T, *rest)
+        if not (first == first.T).all():
+            first = np.tril(first) + np.tril(first, -1).T
+        result = solve(first, *rest)
     else:
         result = np.full(shape, np.nan)
     return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.dtype).to(gramian.device)

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from jdframework.errors import SolverError
+from jdframework.linalg.pair import pair_solution
 from jdframework.linalg.pivoting import pivoted
 from jdframework.linalg.unit_problem import (
     Array,
@@ -57,6 +58,10 @@ def nonnegative_qp(matrix: Array, linear: Array) -> Array:
 
 
 def _solve(matrix: Array, linear: Array) -> Array:
+    if len(matrix) == 2:
+        found = pair_solution(matrix, linear)
+        if found is not None:
+            return found
     unit, scaled, undo = row_normalised(matrix, linear)
     unit, scaled, factor = semidefinite(unit, scaled)
     solution, residual = _solve_unit(unit, scaled, factor)

@@ -131,9 +131,9 @@ def test_a_failure_is_a_solver_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nonnegative, "_least_squares", lambda upper, target: target * np.nan)
     monkeypatch.setattr(nonnegative, "pivoted", nothing)
-    conflict = torch.tensor([[1.0, -0.5], [-0.5, 1.0]])
-    with pytest.raises(SolverError, match="m = 2"):
-        project_on_dual_cone(conflict, torch.eye(2))
+    conflict = torch.tensor([[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(SolverError, match="m = 3"):
+        project_on_dual_cone(conflict, torch.eye(3))
 
 
 def test_the_residual_sees_each_kind_of_violation() -> None:
