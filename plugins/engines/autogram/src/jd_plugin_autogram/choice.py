@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
 
-def ghost_is_cheaper(m: int, length: int, inputs: int, outputs: int) -> bool:
-    """Whether ``m²T²(d + p)`` beats ``m·T·d·p + m²·d·p``.
+_TRAFFIC: Final = 64
+"""How many multiply-adds take as long as writing one number to memory and reading it twice."""
 
-    :param m: The number of objectives.
-    :param length: ``T``, the positions at which the layer is applied.
+
+def ghost_is_cheaper(k: int, n: int, length: int, inputs: int, outputs: int) -> bool:
+    """Whether the Gramian of a product takes less time without making the rows.
+
+    :param k: Losses per instance.
+    :param n: Instances.
+    :param length: ``T``, the positions of an instance at which the layer is applied.
     :param inputs: ``d``.
     :param outputs: ``p``.
     """
-    return length * _harmonic(m, length) <= _harmonic(inputs, outputs)
-
-
-def _harmonic(a: int, b: int) -> float:
-    return 2 * a * b / (a + b)
+    m, area = n * k, inputs * outputs
+    rows = m * area * (length + m + _TRAFFIC)
+    # Rows that were kept give the update for nothing; without them it is one more product.
+    update = n * length * area
+    if n == 1:
+        ghost = length * length * (inputs + k * outputs) + m * m * length * outputs
+    else:
+        entries = (n * length) ** 2
+        ghost = entries * (inputs + k * k * outputs + k * k * _TRAFFIC)
+    return ghost + update <= rows

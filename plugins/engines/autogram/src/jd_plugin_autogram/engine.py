@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import gradients, without
+from jdframework.autograd_graph import without
 from jdframework.bases import Engine, EngineConfig, WeightedSum
 from jdframework.combination import weights_of
 from jdframework.errors import UnsupportedModelError
 from jdframework.multitask import cut_at, default_tasks_params
-from jdframework.objectives import check_differentiable, objectives
+from jdframework.objectives import check_differentiable
+from jdframework.objectives import objectives as given_objectives
 from jdframework.outcome import Check, Outcome
 
-from jd_plugin_autogram.modes import Instances, Mode, Tasks
-from jd_plugin_autogram.pieces import Piece, Rows
+from jd_plugin_autogram.experience import Experience
+from jd_plugin_autogram.free_memory import amount, bytes_of
+from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
+from jd_plugin_autogram.plan import planned
 from jd_plugin_autogram.recording import Recorder
-from jd_plugin_autogram.routes import Routes, Visit, routes_of
-from jd_plugin_autogram.rules import rule_for, rules
+from jd_plugin_autogram.routes import Routes, routes_of
+from jd_plugin_autogram.rules import rules
+from jd_plugin_autogram.step import Step
 
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """The relative error of the identity up to which a Gramian is taken for exact."""
@@ -35,30 +39,46 @@ _HALF_TOLERANCE: Final = 0.1
 class AutogramConfig(EngineConfig):
     """Settings of autogram."""
 
+    memory: float | str = Field(
+        0.5,
+        description="How much memory may hold what saves a second backward pass: a share of what "
+        "is free, or an amount such as '4GB'. With less, the same result takes longer.",
+    )
     verify_first: bool = Field(
         True,
         description="Whether the first step on each kind of graph checks uᵀGu = ‖Jᵀu‖² by one "
         "backward pass, and refuses the model if it does not hold.",
     )
 
+    @field_validator("memory")
+    @classmethod
+    def _is_an_amount(cls, value: float | str) -> float | str:
+        if isinstance(value, str):
+            amount(value)
+        elif not 0 <= value <= 1:
+            raise ValueError("a share lies between 0 and 1; an amount is written as '4GB'")
+        return value
+
 
 class Autogram(Engine):
     """Finds the Gramian layer by layer, and never holds the Jacobian.
 
-    Hooks record each layer's inputs in the forward pass. With ``batch_dim=0``, one backward pass of
-    the summed losses gives the gradient of each layer's output, row i of which belongs to instance
-    i; with ``batch_dim=None``, a pass for each objective does. From the two, a rule per layer type
-    computes the layer's share of the Gramian and, once the weights are known, of the update: no
-    second backward pass. A parameter that is used several times, or outside of its layer's own
-    call, is found on the graph and counted exactly. The first step on each kind of graph is
-    checked against autograd.
+    Hooks record each layer's inputs in the forward pass. With a ``batch_dim``, one backward pass of
+    the summed losses gives the gradient of each layer's output, a part of which belongs to each
+    instance; with ``batch_dim=None``, a pass for each objective does. From the two, a rule per
+    layer type computes the layer's share of the Gramian and, once the weights are known, of the
+    update: no second backward pass. A parameter that is used several times, or outside of its
+    layer's own call, is found on the graph and counted exactly. The first step on each kind of
+    graph finds out where the instances lie in each tensor, and is checked against autograd.
 
     :param modules: The modules whose parameters the objectives share.
-    :param batch_dim: 0 if each loss is that of one instance, the instances lying along the first
-        dimension of the losses and of every layer's tensors; None if it depends on the whole batch.
+    :param batch_dim: The dimension of the losses along which the instances lie, if each loss is
+        that of one instance (the only one, if they have but one); None if each depends on the whole
+        batch. In the layers' tensors, instances are found wherever they lie.
+    :param memory: What may be kept to save a second backward pass.
     :param verify_first: Whether the first step is checked.
-    :raises UnsupportedModelError: if a module is wrapped for distributed training, or ``batch_dim``
-        is another dimension.
+    :raises UnsupportedModelError: if a module is wrapped for distributed training, or has complex
+        parameters.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -77,26 +97,33 @@ class Autogram(Engine):
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         super().__init__(*modules, **config)
         self._recorder = Recorder(_recorded_layers(self.modules))
-        self._verified: set[tuple[int, frozenset[str]]] = set()
+        self._experience = Experience()
         weakref.finalize(self, self._recorder.close)
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """Wrapped models, and instances along another dimension than the first."""
-        if config.batch_dim not in (0, None):
-            return "instances must lie along the first dimension, batch_dim=0"
+        """Wrapped models, complex parameters, and a negative ``batch_dim``."""
+        if config.batch_dim is not None and config.batch_dim < 0:
+            return "batch_dim counts from the first dimension, 0"
+        for module in modules:
+            for name, parameter in module.named_parameters():
+                if parameter.is_complex():
+                    return f"the parameter {name!r} is complex; keep its real and imaginary part"
         return super().refusal(modules, config)
 
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to ``parameters``; the graph stays.
 
-        :param losses: A tensor, or a sequence of scalars; with ``batch_dim=0`` a tensor
-            ``[n, …]``, instances along the first dimension.
+        :param losses: A tensor of any shape, or a sequence of scalars; with a ``batch_dim``, a
+            tensor.
         :raises UnsupportedModelError: if the model cannot be served exactly.
         """
-        mode = self._mode(_checked(losses))
-        routes = routes_of(mode.outputs, self._recorder)
-        return _summed(self._pieces(mode, routes, retain_graph=True))
+        outputs = _checked(losses)
+        step = self._step(self._objectives(outputs))
+        gramian = step.gramian(retain_graph=True, keep=False)
+        if self.config.verify_first:
+            self._verify(outputs, gramian, step.routes)
+        return gramian
 
     def update(
         self,
@@ -113,20 +140,17 @@ class Autogram(Engine):
         values = torch.cat([output.detach().reshape(-1) for output in outputs])
         if features is not None:
             return self._update_trunk(outputs, values, features, weighting, retain_graph, check)
-        mode = self._mode(outputs)
-        routes = routes_of(mode.outputs, self._recorder)
-        outside = without(routes.around, self.parameters)
-        unverified = self.config.verify_first and _kind_of(routes) not in self._verified
-        keep = retain_graph or unverified or bool(outside)
-        pieces = self._pieces(mode, routes, retain_graph=keep)
-        gramian = _summed(pieces)
+        step = self._step(self._objectives(outputs))
+        unverified = self.config.verify_first and not self._experience.is_verified(step.routes.kind)
+        gramian = step.gramian(retain_graph=retain_graph or unverified, keep=True)
         if unverified:
-            self._verify(outputs, gramian, routes)
+            self._verify(outputs, gramian, step.routes)
         outcome = _outcome(weighting, gramian, values, check)
-        rest = gradients(outputs, outside, _starts(outputs, outcome.weights), retain_graph)
-        _add(pieces, outcome.weights, outside, rest)
+        assert outcome.weights is not None
+        targets, found = step.update(outcome.weights, retain_graph)
+        add_to_grad(targets, found)
         if not retain_graph:
-            self._recorder.forget(routes.nodes)
+            self._recorder.forget(step.routes.nodes)
         return outcome
 
     def close(self) -> None:
@@ -145,124 +169,98 @@ class Autogram(Engine):
         losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
         shared = self.parameters
         tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
-        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
-        mode = Tasks(cut.outputs, cut.starts)
-        routes = routes_of(mode.outputs, self._recorder)
-        pieces = self._pieces(mode, routes, retain_graph)
-        outcome = _outcome(weighting, _summed(pieces), values, check)
-        _add(pieces, outcome.weights, cut.head_params, cut.head_gradients)
+        # What lies past the features is needed again where the Gramian is to be verified.
+        unverified = self.config.verify_first and not self._experience.is_verified(len(losses))
+        keep = retain_graph or unverified
+        cut = cut_at(features, losses, tasks, shared, retain_graph=keep)
+        step = self._step(Tasks(cut.outputs, cut.starts), outside=False)
+        gramian = step.gramian(retain_graph=keep, keep=True)
+        if unverified:
+            self._verify(outputs, gramian, step.routes)
+            self._experience.verified(len(losses))
+        outcome = _outcome(weighting, gramian, values, check)
+        assert outcome.weights is not None
+        targets, found = step.update(outcome.weights, retain_graph)
+        add_to_grad([*targets, *cut.head_params], [*found, *cut.head_gradients])
         if not retain_graph:
-            self._recorder.forget(routes.nodes)
+            self._recorder.forget(step.routes.nodes)
         return outcome
 
-    def _mode(self, outputs: list[Tensor]) -> Mode:
-        if self.config.batch_dim is None:
+    def _objectives(self, outputs: list[Tensor]) -> Objectives:
+        dim = self.config.batch_dim
+        if dim is None:
             return Tasks(outputs)
         if len(outputs) > 1:
             raise UnsupportedModelError(
-                "instances need one tensor of losses, the instances along its first dimension: "
+                "instances need one tensor of losses, the instances along a dimension of it: "
                 "torch.stack them, or use engine='autojac'"
             )
-        return Instances(outputs[0].reshape(1) if outputs[0].ndim == 0 else outputs[0])
+        return Instances(outputs[0].reshape(1) if outputs[0].ndim == 0 else outputs[0], dim)
 
-    def _pieces(self, mode: Mode, routes: Routes, retain_graph: bool) -> list[Piece]:
-        """What each parameter contributes, in the cheapest form that counts all of its uses."""
-        if isinstance(mode, Instances):
-            _refuse_mixing(routes)
+    def _step(self, objectives: Objectives, *, outside: bool = True) -> Step:
         parameters = self.parameters
-        around = without(parameters, without(parameters, routes.around))
-        visits = [visit for visit in routes.visits if self._wanted(visit, around)]
-        for visit in visits:
-            self._refuse_unserved(visit.call.layer)
-        uses, rows = mode.differentiated(visits, around, retain_graph)
-        counts = Counter(id(p) for visit in visits for p in self._wanted(visit, around))
-        pieces: list[Piece] = []
-        summed: dict[int, tuple[Tensor, Tensor]] = {}
-        for visit, use in zip(visits, uses, strict=True):
-            rule, wanted = rule_for(use.layer), self._wanted(visit, around)
-            alone = [p for p in wanted if counts[id(p)] == 1]
-            pieces += rule.pieces(use, alone) if alone else []
-            several = [p for p in wanted if counts[id(p)] > 1]
-            blocks = rule.rows(use, several) if several else []
-            for parameter, block in zip(several, blocks, strict=True):
-                before = summed.get(id(parameter))
-                summed[id(parameter)] = (parameter, block if before is None else before[1] + block)
-        pieces += [Rows([parameter], [block]) for parameter, block in summed.values()]
-        return [*pieces, Rows(around, rows)] if around else pieces
+        apart = isinstance(objectives, Instances)
+        routes = routes_of(objectives.outputs, self._recorder, apart)
+        if apart and objectives.n > 1:
+            self._refuse_batch_statistics(routes)
+        plan = planned(objectives, routes, parameters, self._experience)
+        others = without(routes.leaves, parameters) if outside else []
+        size = self._experience.size(
+            routes.kind, lambda: bytes_of(self.config.memory, objectives.outputs[0].device)
+        )
+        return Step(objectives, routes, plan, parameters, others, size)
 
-    def _wanted(self, visit: Visit, around: Sequence[Tensor]) -> list[nn.Parameter]:
-        """The parameters of ours that this call uses, and that nothing uses around calls."""
-        layer = visit.call.layer
-        ours = {id(p) for p in without(self.parameters, around)}
-        own = layer.parameters(recurse=rule_for(layer).whole)
-        return [p for p in own if p.requires_grad and id(p) in ours]
-
-    def _refuse_unserved(self, layer: nn.Module) -> None:
-        reason = rule_for(layer).refusal(layer)
-        if reason is not None:
-            names = {inner: name for m in self.modules for name, inner in m.named_modules()}
+    def _refuse_batch_statistics(self, routes: Routes) -> None:
+        """By them, each loss depends on every instance."""
+        if any(_is_of_batch(node) for node in routes.nodes):
+            names = [
+                f"the layer {name!r} ({type(layer).__name__}): "
+                for module in self.modules
+                for name, layer in module.named_modules()
+                if "BatchNorm" in type(layer).__name__ and layer.training
+            ]
             raise UnsupportedModelError(
-                f"the layer {names.get(layer, '')!r} ({type(layer).__name__}): {reason}"
+                f"{names[0] if names else ''}batch normalisation in training mode mixes the "
+                f"instances of the batch, so that losses are not independent: call .eval() on it, "
+                f"use GroupNorm, or use engine='autojac'"
             )
 
     def _verify(self, outputs: list[Tensor], gramian: Tensor, routes: Routes) -> None:
+        if self._experience.is_verified(routes.kind):
+            return
         error = self.identity_error(outputs, gramian)
         tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in self.parameters)
-        if torch.is_autocast_enabled(gramian.device.type):
+        if any(node.name() == "ToCopyBackward0" for node in routes.nodes):
             tolerance = _HALF_TOLERANCE
         if not error <= tolerance and bool(torch.isfinite(gramian).all()):
             raise UnsupportedModelError(
                 f"the Gramian fails uᵀGu = ‖Jᵀu‖² by {error:.1e}: a loss does not depend on just "
-                f"its own instance along dimension 0; use batch_dim=None or engine='autojac'"
+                f"its own instance, or a layer gives something else when it is run again; use "
+                f"batch_dim=None or engine='autojac'"
             )
-        self._verified.add(_kind_of(routes))
+        self._experience.verified(routes.kind)
 
 
-def _recorded_layers(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """The modules whose calls have a rule: those with parameters of their own.
+def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
+    """The modules with parameters of their own whose calls have a rule, or that have no submodules.
 
-    A module with both parameters and submodules of its own that has no rule is left out: its
-    submodules are recorded, and its own parameters are found on the graph.
+    They map to whether they have no rule. The parameters of other modules, and of submodules that
+    are not called, are found on the graph.
     """
-    found: dict[int, nn.Module] = {}
-    covered: set[int] = set()
+    found: dict[nn.Module, bool] = {}
     for layer in (layer for module in modules for layer in module.modules()):
-        if id(layer) in covered:
-            continue
         known = type(layer) in rules()
-        if known and rule_for(layer).whole:
-            covered |= {id(inner) for inner in layer.modules()}
         is_leaf = next(layer.children(), None) is None
-        if (known or is_leaf) and next(layer.parameters(recurse=known), None) is not None:
-            found[id(layer)] = layer
-    return list(found.values())
+        if (known or is_leaf) and next(layer.parameters(), None) is not None:
+            found[layer] = not known
+    return found
 
 
-def _refuse_mixing(routes: Routes) -> None:
-    """Refuses batch statistics, by which each loss depends on every instance."""
-    for node in routes.nodes:
-        if "BatchNorm" in node.name() and getattr(node, "_saved_training", True):
-            raise UnsupportedModelError(
-                "batch normalisation in training mode mixes the instances of the batch, so that "
-                "losses are not independent: call .eval() on it, use GroupNorm, or use "
-                "engine='autojac'"
-            )
-
-
-def _summed(pieces: Sequence[Piece]) -> Float[Tensor, "m m"]:
-    if not pieces:
-        raise ValueError(
-            "the losses depend on no parameter of the engine's modules that requires gradients: "
-            "are these the modules that computed them?"
-        )
-    total = pieces[0].gramian()
-    for piece in pieces[1:]:
-        total = total + piece.gramian()
-    return total
-
-
-def _kind_of(routes: Routes) -> tuple[int, frozenset[str]]:
-    return len(routes.visits), frozenset(node.name() for node in routes.nodes)
+def _is_of_batch(node: Node) -> bool:
+    """Whether the node normalises by statistics of several instances."""
+    if "BatchNorm" not in node.name() or not getattr(node, "_saved_training", True):
+        return False
+    return bool(node._input_metadata[0].shape[0] > 1)  # instance norm makes it one image
 
 
 def _weighting_of(method: Any) -> Any:
@@ -281,25 +279,7 @@ def _outcome(weighting: Any, gramian: Tensor, values: Tensor, check: Check | Non
     return Outcome(weights_of(weighting, gramian, (), values), gramian)
 
 
-def _starts(outputs: Sequence[Tensor], weights: Tensor | None) -> list[Tensor]:
-    assert weights is not None
-    parts = torch.split(weights, [output.numel() for output in outputs])
-    return [part.to(o.dtype).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
-
-
-def _add(
-    pieces: Sequence[Piece],
-    weights: Tensor | None,
-    others: Sequence[Tensor],
-    gradients_: Sequence[Tensor | None],
-) -> None:
-    assert weights is not None
-    targets = [parameter for piece in pieces for parameter in piece.parameters]
-    found = [gradient for piece in pieces for gradient in piece.gradients(weights)]
-    add_to_grad([*targets, *others], [*found, *gradients_])
-
-
 def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    given = objectives(losses)
+    given = given_objectives(losses)
     check_differentiable(given)
     return list(given.tensors)

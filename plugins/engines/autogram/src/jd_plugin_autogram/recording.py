@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,53 +28,112 @@ class Call:
 
     layer: nn.Module
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    """The positional arguments, their tensors detached."""
+    kwargs: dict[str, Any]
+    tensors: Sequence[Tensor]
+    """Those among the arguments."""
     outputs: int
     """How many tensors it returned."""
-    training: bool
+    input_edges: list[GradientEdge]
+    """Where the arguments that require gradients stood in the graph."""
+    repeatable: bool
+    """Whether it drew no random numbers, left the layer's buffers as they were, and used no tensors
+    but its arguments and the layer's own."""
+    nested: bool
+    """Whether one of its outputs was computed from another."""
+    training: bool = field(init=False)
     """Whether the layer was in training mode."""
-    tensors: list[Tensor] = field(init=False)
-    """The tensors among the arguments."""
-    input_edges: list[GradientEdge] = field(init=False)
-    """Where those that require gradients stood in the graph when the layer was called."""
-    _versions: list[int] = field(init=False)
+    state: dict[str, Tensor] = field(init=False)
+    """The parameters and buffers that the call used."""
 
     def __post_init__(self) -> None:
-        leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
-        self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self.input_edges = [get_gradient_edge(t) for t in self.tensors if t.requires_grad]
-        self._versions = [tensor._version for tensor in self.tensors]
+        self.training = self.layer.training
+        self.state = _state(self.layer)
+        self._argument_versions = _versions(self.tensors)
+        self._state_versions = _versions(self.state.values())
 
     @property
-    def changed(self) -> bool:
+    def arguments_changed(self) -> bool:
         """Whether an argument was changed in place since the call."""
-        return self._versions != [tensor._version for tensor in self.tensors]
+        return self._argument_versions != _versions(self.tensors)
+
+    @property
+    def state_changed(self) -> bool:
+        """Whether the layer has, since the call, got other parameters or buffers or values."""
+        now = _state(self.layer)
+        same = now.keys() == self.state.keys() and all(now[k] is t for k, t in self.state.items())
+        return not same or self._state_versions != _versions(now.values())
+
+    @property
+    def parameters_replaced(self) -> bool:
+        """Whether the call used other parameters than those that the layer has now."""
+        now = _state(self.layer)
+        return any(
+            tensor is not now.get(name)
+            for name, tensor in self.state.items()
+            if tensor.requires_grad
+        ) or len(now) != len(self.state)
 
 
 class Recorder:
     """Attaches records to the graph while it lives.
 
-    :param layers: The modules whose calls are recorded.
+    :param layers: The modules whose calls are recorded; those that map to True are watched for
+        random numbers and changes of their own state.
     """
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
+    def __init__(self, layers: Mapping[nn.Module, bool]) -> None:
         self._identity = next(_identities)
-        hook = _Hook(self)
-        self._handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
+        self._before: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+        self._watched = {id(layer) for layer, watched in layers.items() if watched}
+        after, before = _After(self), _Before(self)
+        self._handles: list[Any] = []
+        for layer, watched in layers.items():
+            if watched:
+                self._handles.append(layer.register_forward_pre_hook(before))
+            # Ahead of the user's own hooks, which may change the output.
+            handle = layer.register_forward_hook(after, with_kwargs=True, prepend=True)
+            self._handles.append(handle)
+
+    def watch(self, layer: nn.Module) -> None:
+        """Remembers what a repeatable call leaves as it is."""
+        if torch.is_grad_enabled():
+            self._before[layer] = _surroundings(layer)
 
     def record(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         """Remembers one call, if something can be differentiated through it."""
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        before = self._before.pop(layer, None)
+        if not torch.is_grad_enabled() or _is_inert(layer):
             return
-        outputs = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-        call = Call(layer, args, kwargs, len(outputs), layer.training)
-        for position, tensor in enumerate(outputs):
-            if tensor.requires_grad:
-                edge = get_gradient_edge(tensor)
-                records = _metadata(edge.node).setdefault(_KEY, {})
-                records[self._identity, edge.output_nr] = (call, position)
+        outputs = _tensors(output)
+        given = _tensors((args, dict(kwargs)))
+        if any(_is_transformed(tensor) for tensor in (*outputs, *given)):
+            return
+        detached, named = _detached(args, kwargs)
+        edges = [get_gradient_edge(tensor) for tensor in given if tensor.requires_grad]
+        made = {i: get_gradient_edge(t) for i, t in enumerate(outputs) if t.requires_grad}
+        repeatable, nested = True, False
+        if id(layer) in self._watched or len(made) > 1:
+            inside = _Inside(edges, made.values())
+            nested = inside.is_nested
+            if id(layer) in self._watched:
+                own = {id(parameter) for parameter in layer.parameters()}
+                repeatable = inside.leaves <= own and _is_same(before, _surroundings(layer))
+        call = Call(
+            layer,
+            detached,
+            named,
+            _tensors((detached, named)),
+            len(outputs),
+            edges,
+            repeatable,
+            nested,
+        )
+        for position, edge in made.items():
+            places = _metadata(edge.node).setdefault(_KEY, {})
+            places[self._identity, edge.output_nr] = call, position
 
     def found_at(self, node: Node, output: int) -> tuple[Call, int] | None:
         """The call that made this output of ``node``, and which of its outputs it is."""
@@ -101,21 +160,125 @@ def _metadata(node: Node) -> dict[Any, Any]:
     return found
 
 
+def _detached(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments without their graph, which would hold itself alive."""
+    if not kwargs and _are_tensors(args):
+        return tuple(argument.detach() for argument in args), {}
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
+        Tensor, Tensor.detach, (args, dict(kwargs))
+    )
+    return found
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if type(tree) is tuple and tree[-1:] == ({},) and _are_tensors(tree[0]):
+        return list(tree[0])
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _are_tensors(things: Any) -> bool:
+    return type(things) is tuple and all(isinstance(thing, Tensor) for thing in things)
+
+
+def _state(layer: nn.Module) -> dict[str, Tensor]:
+    if layer._modules:
+        return dict(itertools.chain(layer.named_parameters(), layer.named_buffers()))
+    own = itertools.chain(layer._parameters.items(), layer._buffers.items())
+    return {name: tensor for name, tensor in own if tensor is not None}
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor._version for tensor in tensors]
+
+
+def _is_inert(layer: nn.Module) -> bool:
+    return not any(tensor.requires_grad for tensor in _state(layer).values())
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether ``torch.func`` has wrapped it, whose graph is not that of the losses."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def _surroundings(layer: nn.Module) -> tuple[list[int], list[Tensor]]:
+    """The versions of the layer's state, and the states of the random generators."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return _versions(_state(layer).values()), states
+
+
+def _is_same(before: tuple[list[int], list[Tensor]] | None, after: Any) -> bool:
+    if before is None or before[0] != after[0] or len(before[1]) != len(after[1]):
+        return False
+    return all(map(torch.equal, before[1], after[1]))
+
+
+class _Inside:
+    """The part of the graph that one call has made.
+
+    :param given: Where its arguments stand.
+    :param made: Where its outputs stand.
+    """
+
+    def __init__(self, given: Iterable[GradientEdge], made: Iterable[GradientEdge]) -> None:
+        ends = {(edge.node, edge.output_nr) for edge in given}
+        places = {(edge.node, edge.output_nr) for edge in made}
+        pending = [place for place in places if place not in ends]
+        seen: set[Node] = set()
+        self.leaves: set[int] = set()
+        """The identities of the leaf tensors that the call used without being given them."""
+        self.is_nested = False
+        """Whether one of the outputs was computed from another."""
+        while pending:
+            node, _ = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, Tensor):
+                self.leaves.add(id(leaf))
+            for child, index in node.next_functions:
+                if child is not None and (child, index) not in ends:
+                    self.is_nested |= (child, index) in places
+                    pending.append((child, index))
+
+
 class _Hook:
-    """A forward hook that keeps no engine alive; that of a copied model does nothing."""
+    """A hook that keeps no engine alive; that of a copied model does nothing."""
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = None if recorder is None else weakref.ref(recorder)
 
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder, if it lives and something can be recorded."""
+        if torch.compiler.is_compiling() or self._recorder is None:
+            return None
+        return self._recorder()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return type(self)(None)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
+        return type(self), (None,)
+
+
+class _Before(_Hook):
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        recorder = self.recorder
+        if recorder is not None:
+            recorder.watch(layer)
+
+
+class _After(_Hook):
     def __call__(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        recorder = None if self._recorder is None else self._recorder()
+        recorder = self.recorder
         if recorder is not None:
             recorder.record(layer, args, kwargs, output)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return _Hook(None)
-
-    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
-        return _Hook, (None,)

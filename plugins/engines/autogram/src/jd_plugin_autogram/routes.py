@@ -1,76 +1,147 @@
-"""The ways from the losses to the parameters: through recorded layer calls, or around them."""
+"""The ways from the losses to the parameters, each through a use that is understood, or around."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from jdframework.errors import UnsupportedModelError
+
+from jd_plugin_autogram.bare_uses import BareUse, Spread, bare_uses, spreads
 from jd_plugin_autogram.recording import Call, Recorder
+from jd_plugin_autogram.rules import rule_for
 
-
-@dataclass(frozen=True)
-class Visit:
-    """A recorded call that the losses depend on, and where its outputs stand in the graph."""
-
-    call: Call
-    edges: dict[int, GradientEdge] = field(default_factory=dict)
-    """By the output's position."""
+_HIDING: Final = "CheckpointFunctionBackward"
 
 
 @dataclass(frozen=True)
 class Routes:
     """What the losses depend on."""
 
-    visits: list[Visit]
-    """The recorded calls, in a fixed order."""
+    calls: list[tuple[Call, dict[int, GradientEdge]]]
+    """The recorded calls, in a fixed order, and where their outputs stand in the graph."""
+    bare: list[BareUse]
+    """The uses of parameters outside of recorded calls."""
+    spread: list[tuple[Call, Spread]]
+    """Calls whose outputs are only added to something larger."""
     around: list[Tensor]
-    """Leaves that are reached on a path that no recorded call is on."""
+    """Leaves that are reached in some other way."""
     nodes: dict[Node, None]
     """Every node that was visited."""
 
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Those that no recorded call has taken."""
+        found = [*self.around, *(use.part.parameter for use in self.bare)]
+        return list({id(leaf): leaf for leaf in found}.values())
 
-def routes_of(losses: Sequence[Tensor], recorder: Recorder) -> Routes:
+    @cached_property
+    def kind(self) -> tuple[tuple[str, ...], frozenset[str]]:
+        """What two passes through the same model on batches of different size have in common."""
+        labels = [f"{type(call.layer).__name__} {id(call.layer)}" for call, _ in self.calls]
+        labels += [f"{id(call.layer)} spread" for call, _ in self.spread]
+        labels += [f"{use.edge.node.name()} {id(use.part.parameter)}" for use in self.bare]
+        return tuple(labels), frozenset(node.name() for node in self.nodes)
+
+
+def routes_of(losses: Sequence[Tensor], recorder: Recorder, apart: bool) -> Routes:
     """Walks the graph of the losses; a recorded call is one step, from its outputs to its inputs.
 
     A parameter that is used outside of its layer's own call is therefore reached, and found.
 
     :param losses: Where to start.
     :param recorder: What recorded the forward pass.
+    :param apart: Whether there are instances, which may share a call's output.
     """
-    pending = [_place(get_gradient_edge(loss)) for loss in reversed(losses)]
-    nodes: dict[Node, None] = {}
-    seen: set[tuple[Node, int]] = set()
-    visits: dict[int, Visit] = {}
-    leaves: list[Tensor] = []
-    while pending:
-        node, output = pending.pop()
-        found = recorder.found_at(node, output)
-        if found is not None:
-            call, position = found
-            if (node, output) in seen:
-                continue
-            seen.add((node, output))
-            nodes[node] = None
-            known = id(call) in visits
-            visit = visits.setdefault(id(call), Visit(call))
-            visit.edges[position] = GradientEdge(node, output)
-            if not known:
-                pending.extend(_place(edge) for edge in reversed(call.input_edges))
-            continue
-        if node in nodes and (node, -1) in seen:
-            continue
-        seen.add((node, -1))
-        nodes[node] = None
+    return _Walk(recorder, apart).routes([_place(get_gradient_edge(loss)) for loss in losses])
+
+
+class _Walk:
+    def __init__(self, recorder: Recorder, apart: bool) -> None:
+        self._recorder, self._apart = recorder, apart
+        self._pending: list[tuple[Node, int]] = []
+        self._nodes: dict[Node, None] = {}
+        self._walked: set[Node] = set()
+        self._entered: dict[int, bool] = {}
+        self._calls: dict[int, tuple[Call, dict[int, GradientEdge]]] = {}
+        self._spread: list[tuple[Call, Spread]] = []
+        self._bare: list[BareUse] = []
+        self._leaves: list[Tensor] = []
+
+    def routes(self, starts: Sequence[tuple[Node, int]]) -> Routes:
+        """Everything below some places."""
+        self._pending = list(reversed(starts))
+        while self._pending:
+            node, output = self._pending.pop()
+            self._nodes[node] = None
+            found = self._recorder.found_at(node, output)
+            if found is not None and self._enter(found[0]):
+                call, position = found
+                edges = self._calls.setdefault(id(call), (call, {}))[1]
+                edges[position] = GradientEdge(node, output)
+            elif node not in self._walked:
+                self._walked.add(node)
+                self._step(node)
+        spread = [pair for pair in self._spread if id(pair[0]) not in self._calls]
+        around = [*self._leaves, *_overlapping(self._bare)]
+        return Routes(list(self._calls.values()), self._bare, spread, around, self._nodes)
+
+    def _enter(self, call: Call) -> bool:
+        """Whether the call is served; if so, goes on from its inputs, once."""
+        known = self._entered.get(id(call))
+        if known is None:
+            known = self._entered[id(call)] = _is_served(call)
+            if known:
+                self._pending.extend(_place(edge) for edge in reversed(call.input_edges))
+        return known
+
+    def _step(self, node: Node) -> None:
         leaf = getattr(node, "variable", None)
         if isinstance(leaf, Tensor):
-            leaves.append(leaf)
-        pending.extend(
-            (child, i) for child, i in reversed(node.next_functions) if child is not None
-        )
-    return Routes(list(visits.values()), leaves, nodes)
+            self._leaves.append(leaf)
+            return
+        if node.name() == _HIDING:
+            raise UnsupportedModelError(
+                "reentrant activation checkpointing hides parameters from the graph: "
+                "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
+            )
+        understood = bare_uses(node)
+        self._bare += understood.values()
+        shared = spreads(node) if self._apart else {}
+        for position, (child, output) in reversed(list(enumerate(node.next_functions))):
+            if child is None or position in understood:
+                continue
+            found = self._recorder.found_at(child, output) if position in shared else None
+            if found is not None and found[0].outputs == 1 and self._enter(found[0]):
+                self._nodes[child] = None
+                self._spread.append((found[0], shared[position]))
+            else:
+                self._pending.append((child, output))
+
+
+def _is_served(call: Call) -> bool:
+    rule = rule_for(call.layer)
+    direct = {name for name, p in call.layer.named_parameters() if p.requires_grad}
+    known = rule.parameters is None or direct <= rule.parameters
+    known = known and (rule.cuts or not call.nested)
+    return known and not call.parameters_replaced and rule.serves(call)
+
+
+def _overlapping(bare: Sequence[BareUse]) -> list[Tensor]:
+    """The parameters of which two uses share some rows, but not all."""
+    found: dict[int, Tensor] = {}
+    by_parameter: dict[int, list[BareUse]] = {}
+    for use in bare:
+        others = by_parameter.setdefault(id(use.part.parameter), [])
+        if any(use.part.overlaps(other.part) for other in others):
+            found[id(use.part.parameter)] = use.part.parameter
+        others.append(use)
+    return list(found.values())
 
 
 def _place(edge: GradientEdge) -> tuple[Node, int]:

@@ -5,132 +5,87 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.pieces import Piece, Rows
+from jd_plugin_autogram.pieces import Piece, Product, Rows, by_objective
+from jd_plugin_autogram.pieces.convolution import Convolved, Geometry
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
-from jd_plugin_autogram.rules.products import Ghost, wanted_or_none
-
-
-class GroupedGhost(Piece):
-    """The ghost form of a weight whose channel groups do not mix.
-
-    :param weight: ``[g·p, d]`` up to a reshape.
-    :param inputs: ``[m, g, T, d]``.
-    :param outputs: ``[m, g, T, p]``.
-    """
-
-    def __init__(
-        self, weight: Tensor, inputs: Float[Tensor, "m g T d"], outputs: Float[Tensor, "m g T p"]
-    ) -> None:
-        super().__init__([weight])
-        rows = weight.reshape(inputs.shape[1], outputs.shape[3], inputs.shape[3])
-        self._groups = [
-            Ghost(part, inputs[:, i], outputs[:, i]) for i, part in enumerate(rows.unbind())
-        ]
-
-    def gramian(self) -> Float[Tensor, "m m"]:
-        """The sum over the groups."""
-        return torch.stack([group.gramian() for group in self._groups]).sum(0)
-
-    def gradients(self, weights: Float[Tensor, " m"]) -> list[Tensor]:
-        """The groups' gradients, one after the other."""
-        parts = [group.gradients(weights)[0] for group in self._groups]
-        return [torch.stack(parts).reshape(self.parameters[0].shape)]
 
 
 class Convolution(Rule):
-    """``y = W * x + b``: a linear layer over the unfolded patches of ``x``, group by group."""
-
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
-        """The cheaper of the ghost form and the rows, and the bias."""
-        weight = wanted_or_none(use.layer.weight, wanted)
-        pieces: list[Piece] = [] if weight is None else [_weight_piece(weight, *self._factors(use))]
-        bias = wanted_or_none(use.layer.bias, wanted)
-        return pieces if bias is None else [*pieces, Rows([bias], [_bias_rows(use)])]
-
-    def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
-        """``Σ_t B_t A_tᵀ`` and ``Σ_t B_t``."""
-        return [
-            _weight_rows(p, *self._factors(use)) if p is use.layer.weight else _bias_rows(use)
-            for p in wanted
-        ]
-
-    def _factors(self, use: Use) -> tuple[Tensor, Tensor]:
-        layer = use.layer
-        patches = _patches(_padded(use.inputs[0], layer), layer)
-        outputs = _positions(_images(use.gradient, use.shared), layer.groups)
-        return _by_objective(patches, use, shared=use.shared), _by_objective(outputs, use)
-
-
-class TransposedConvolution(Convolution):
-    """The adjoint of a convolution: the roles of input and output gradient are swapped."""
+    """``y = W * x + b``: a linear layer over the patches of ``x``, group by group."""
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = (
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
         nn.ConvTranspose1d,
         nn.ConvTranspose2d,
         nn.ConvTranspose3d,
     )
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def _factors(self, use: Use) -> tuple[Tensor, Tensor]:
-        layer, inputs = use.layer, use.inputs[0]
-        padding = [side for p in reversed(layer.padding) for side in (p, p)]
-        gradient = functional.pad(_images(use.gradient, use.shared), padding)
-        crop = tuple(slice(0, size) for size in inputs.shape[2:])
-        outputs = _positions(inputs, layer.groups)
-        return (
-            _by_objective(_patches(gradient, layer, crop), use),
-            _by_objective(outputs, use, shared=use.shared),
+    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
+        """A convolution of the inputs with the gradients; a product where the kernel is 1."""
+        return [
+            self._of_weight(p, use) if p is use.layer.weight else Rows(p, _bias_rows(use))
+            for p in wanted
+        ]
+
+    def serves(self, call: Call) -> bool:
+        """Not one image alone."""
+        layer: Any = call.layer
+        given = call.args[0] if call.args else call.kwargs["input"]
+        asks_for_size = len(call.args) > 1 or call.kwargs.get("output_size") is not None
+        return given.ndim == len(layer.kernel_size) + 2 and not asks_for_size
+
+    def _of_weight(self, weight: nn.Parameter, use: Use) -> Piece:
+        layer = use.layer
+        if _is_pointwise(layer):
+            gradients = _pixels(use.gradient, use, 1)
+            inputs = _pixels(use.input, use, 0).to(gradients.dtype)
+            return Product(weight, inputs, gradients, swapped=layer.transposed)
+        padding = _even_padding(layer)
+        given = use.input if padding is not None else _padded(use.input, layer)
+        inputs, gradients = use.layout.split(given), use.layout.split(use.gradient, 1)
+        geometry = Geometry(
+            tuple(layer.kernel_size),
+            tuple(layer.stride),
+            padding or (0,) * len(layer.kernel_size),
+            tuple(layer.dilation),
+            tuple(layer.output_padding),
+            layer.groups,
+            layer.transposed,
         )
+        return Convolved(weight, inputs.to(gradients.dtype), gradients, geometry)
 
 
-def _weight_piece(weight: Tensor, inputs: Tensor, outputs: Tensor) -> Piece:
-    if inputs.ndim == outputs.ndim == 4:
-        m, _, length, d = inputs.shape
-        if ghost_is_cheaper(m, length, d, outputs.shape[3]):
-            return GroupedGhost(weight, inputs, outputs)
-    return Rows([weight], [_weight_rows(weight, inputs, outputs)])
+def _is_pointwise(layer: Any) -> bool:
+    ones = (1,) * len(layer.kernel_size)
+    unpadded = not any(layer._reversed_padding_repeated_twice) and not any(layer.output_padding)
+    return layer.kernel_size == ones == layer.stride and layer.groups == 1 and unpadded
 
 
-def _weight_rows(weight: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """``Σ_t B_t A_tᵀ``; one of the two may lack the dimension of objectives."""
-    a, b = "mgtd"[-inputs.ndim :], "mgtp"[-outputs.ndim :]
-    return torch.einsum(f"{b},{a}->mgpd", outputs, inputs).reshape(-1, *weight.shape)
+def _pixels(tensor: Tensor, use: Use, leading: int) -> Tensor:
+    """``[…, n, T, C]``: the positions of all of an instance's images."""
+    last = use.layout.split(tensor.movedim(leading + 1, -1), leading)
+    return last.reshape(*last.shape[: leading + 1], -1, last.shape[-1])
 
 
 def _bias_rows(use: Use) -> Tensor:
-    gradient = use.gradient.sum(1) if use.shared else use.gradient
-    return gradient.flatten(2).sum(2)
+    split = use.layout.split(use.gradient, 1)
+    return by_objective(split.flatten(4).sum((2, 4)))
 
 
-def _images(gradient: Tensor, shared: bool) -> Tensor:
-    """``[m, n, C, …]`` as one batch, which ``[m, C, …]`` is already."""
-    return gradient.flatten(0, 1) if shared else gradient
-
-
-def _positions(tensor: Tensor, groups: int) -> Float[Tensor, "n g T c"]:
-    """``[n, g·c, *positions]`` with the positions before the channels."""
-    return tensor.reshape(len(tensor), groups, tensor.shape[1] // groups, -1).mT
-
-
-def _by_objective(tensor: Float[Tensor, "n g T c"], use: Use, *, shared: bool = False) -> Tensor:
-    """``[m, g, T, c]`` with the batch among the positions where tasks share it.
-
-    :param shared: Whether the tensor is the same for all objectives; the result is ``[g, T, c]``.
-    """
-    if not use.shared:
-        return tensor
-    m = 1 if shared else len(use.gradient)
-    _, groups, _, channels = tensor.shape
-    joined = tensor.reshape(m, -1, *tensor.shape[1:]).transpose(1, 2)
-    joined = joined.reshape(m, groups, -1, channels)
-    return joined[0] if shared else joined
+def _even_padding(layer: Any) -> tuple[int, ...] | None:
+    """The padding, if it is by zeros and as large on both sides."""
+    if layer.transposed:
+        return tuple(layer.padding)
+    sides = layer._reversed_padding_repeated_twice[::-1]
+    even = all(left == right for left, right in zip(sides[::2], sides[1::2], strict=True))
+    return tuple(sides[::2]) if even and layer.padding_mode == "zeros" else None
 
 
 def _padded(inputs: Tensor, layer: Any) -> Tensor:
@@ -140,22 +95,3 @@ def _padded(inputs: Tensor, layer: Any) -> Tensor:
     if layer.padding_mode == "zeros":
         return functional.pad(inputs, sides)
     return functional.pad(inputs, sides, mode=layer.padding_mode)
-
-
-def _patches(padded: Tensor, layer: Any, crop: tuple[slice, ...] = ()) -> Float[Tensor, "n g T d"]:
-    """What each output position of a convolution sees, ``d`` running over channels and kernel."""
-    dimensions = len(layer.kernel_size)
-    view = padded
-    for axis, (size, step, gap) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    ):
-        view = view.unfold(2 + axis, (size - 1) * gap + 1, step)[..., ::gap]
-    view = view[(slice(None), slice(None), *crop)]
-    n, channels = view.shape[:2]
-    groups = layer.groups
-    view = view.reshape(n, groups, channels // groups, *view.shape[2:])
-    positions = range(3, 3 + dimensions)
-    kernel = range(3 + dimensions, 3 + 2 * dimensions)
-    ordered = view.permute(0, 1, *positions, 2, *kernel)
-    length = ordered.shape[2 : 2 + dimensions].numel()
-    return ordered.reshape(n, groups, length, -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.utils import _pytree as pytree
 
+from jdframework.errors import UnsupportedModelError
+
+from jd_plugin_autogram.pieces import by_objective
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
+
+_Rows = dict[str, Tensor]
 
 
 class Generic(Rule):
-    """Runs the layer again, instance by instance or once for all tasks, and differentiates that."""
+    """Runs the layer again, instance by instance, and differentiates that."""
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = ()
 
@@ -23,47 +29,70 @@ class Generic(Rule):
         """One vector-Jacobian product of the layer per objective."""
         names = {id(p): name for name, p in use.layer.named_parameters()}
         values = {names[id(p)]: p.detach() for p in wanted}
-        given = [gradient for gradient in use.gradients if gradient is not None]
-        found = _shared(use, values, given) if use.shared else _apart(use, values, given)
-        return [found[names[id(p)]] for p in wanted]
+        try:
+            blocks = _rows(use, values)
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                f"the layer {type(use.layer).__name__} has no rule, and cannot be run again one "
+                f"instance at a time ({str(error).splitlines()[0]}): use engine='autojac'"
+            ) from error
+        return [blocks[names[id(p)]] for p in wanted]
 
-    def refusal(self, layer: Any) -> str | None:
-        """A layer that draws random numbers would draw others when it is run again."""
-        if layer.training and any(_is_random(inner) for inner in layer.modules()):
-            return "it draws random numbers, which cannot be drawn again; set its dropout to 0"
-        return None
+    def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
+        """Any."""
+        return range(len(shape))
+
+    def serves(self, call: Call) -> bool:
+        """Not if the call cannot be repeated, nor if it was given nothing that has instances."""
+        return bool(call.tensors) and call.repeatable and not call.state_changed
 
 
-def _shared(use: Use, values: dict[str, Tensor], given: list[Tensor]) -> dict[str, Tensor]:
-    """One pass for the batch that all objectives share, and a product for each of them."""
-    back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
-    return _mapped(lambda *gradients: back(list(gradients))[0], given)
-
-
-def _apart(use: Use, values: dict[str, Tensor], given: list[Tensor]) -> dict[str, Tensor]:
-    """One pass for each instance."""
+def _rows(use: Use, values: _Rows) -> _Rows:
+    """``[n·k, *shape]`` per parameter."""
     arguments, structure = pytree.tree_flatten((use.inputs, use.kwargs))
-    batched = [i for i, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+    batched = {i: s for i, a in enumerate(arguments) if (s := _by_instance(use, a)) is not None}
+    given = [
+        by_objective(layout.split(gradient, 1))
+        for gradient, layout in zip(use.gradients, use.layouts, strict=True)
+        if gradient is not None and layout is not None
+    ]
+    if all(layout.n == 1 for layout in use.layouts if layout is not None):
+        back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
+        return _mapped(lambda *gradients: back(list(gradients))[0], given)
 
-    def product(*tensors: Tensor) -> dict[str, Tensor]:
+    def of_objective(*tensors: Tensor) -> _Rows:
         instance = list(arguments)
         for i, tensor in zip(batched, tensors, strict=False):
-            instance[i] = tensor.unsqueeze(0)
+            instance[i] = tensor
         inputs, kwargs = pytree.tree_unflatten(instance, structure)
         back = vjp(_outputs(use, inputs, kwargs), values)[1]
-        result: dict[str, Tensor] = back([g.unsqueeze(0) for g in tensors[len(batched) :]])[0]
-        return result
+        rows: _Rows = back(list(tensors[len(batched) :]))[0]
+        return rows
 
-    return _mapped(product, [*(arguments[i] for i in batched), *given])
+    # One level of vmap only: torch's rules for some layers (PReLU) mix up two of them.
+    k = len(given[0]) // len(next(iter(batched.values()), given[0]))
+    repeated = [tensor.repeat_interleave(k, 0) for tensor in batched.values()]
+    return _mapped(of_objective, [*repeated, *given])
+
+
+def _by_instance(use: Use, argument: Any) -> Tensor | None:
+    """``[n, *shape]``; None if all instances share the argument."""
+    if not isinstance(argument, Tensor):
+        return None
+    pairs = zip(use.gradients, use.layouts, strict=True)
+    gradient, layout = next((g, x) for g, x in pairs if g is not None and x is not None)
+    size = gradient.shape[layout.dim + 1]
+    fits = argument.ndim > layout.dim and argument.shape[layout.dim] == size
+    return layout.split(argument) if fits else None
 
 
 def _outputs(
     use: Use, inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[dict[str, Tensor]], list[Tensor]]:
+) -> Callable[[_Rows], list[Tensor]]:
     """The layer as a function of its parameters; its buffers are copies, which it may change."""
     buffers = {name: buffer.clone() for name, buffer in use.layer.named_buffers()}
 
-    def outputs(parameters: dict[str, Tensor]) -> list[Tensor]:
+    def outputs(parameters: _Rows) -> list[Tensor]:
         found = functional_call(use.layer, buffers | parameters, inputs, kwargs)
         tensors = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
         return [t for t, g in zip(tensors, use.gradients, strict=True) if g is not None]
@@ -71,17 +100,14 @@ def _outputs(
     return outputs
 
 
-def _mapped(product: Callable[..., dict[str, Tensor]], given: list[Tensor]) -> dict[str, Tensor]:
+def _mapped(product: Callable[..., _Rows], given: Sequence[Tensor]) -> _Rows:
+    if len(given[0]) == 1:
+        return {name: row.unsqueeze(0) for name, row in product(*(t[0] for t in given)).items()}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            mapped: dict[str, Tensor] = vmap(product)(*given)
-    except RuntimeError:
+            mapped: _Rows = vmap(product)(*given)
+    except (RuntimeError, NotImplementedError):
         rows = [product(*(tensor[i] for tensor in given)) for i in range(len(given[0]))]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return mapped
-
-
-def _is_random(layer: nn.Module) -> bool:
-    rate = layer.p if "Dropout" in type(layer).__name__ else getattr(layer, "dropout", 0.0)
-    return isinstance(rate, float | int) and rate > 0

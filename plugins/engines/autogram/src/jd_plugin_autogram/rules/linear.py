@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from jd_plugin_autogram.pieces import Piece
+from jd_plugin_autogram.choice import ghost_is_cheaper
+from jd_plugin_autogram.pieces import Bias, Piece, Product
 from jd_plugin_autogram.rules.base import Rule, Use
-from jd_plugin_autogram.rules.products import outer_rows, product_pieces, wanted_or_none
 
 
 class Linear(Rule):
@@ -19,26 +20,25 @@ class Linear(Rule):
         nn.Linear,
         nn.modules.linear.NonDynamicallyQuantizableLinear,
     )
-
-    positionwise: ClassVar[bool] = True
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
     def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
-        """The cheaper of the ghost form and the rows, and the bias."""
-        inputs, outputs = _positions(use)
-        weight = wanted_or_none(use.layer.weight, wanted)
-        return product_pieces(weight, wanted_or_none(use.layer.bias, wanted), inputs, outputs)
+        """A product, and for the bias the sum over positions."""
+        gradients, layer = use.gradient_positions(), use.layer
+        product = None
+        pieces: list[Piece] = []
+        if any(p is layer.weight for p in wanted):
+            inputs = use.input_positions(use.input)
+            product = Product(layer.weight, inputs, gradients)
+            pieces.append(product)
+        if any(p is layer.bias for p in wanted):
+            pieces.append(Bias(layer.bias, gradients, product))
+        return pieces
 
-    def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
-        """``Σ_t B_t A_tᵀ`` and ``Σ_t B_t``."""
-        inputs, outputs = _positions(use)
-        return [
-            outer_rows(p, inputs, outputs) if p is use.layer.weight else outputs.sum(1)
-            for p in wanted
-        ]
+    def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
+        """All but the features."""
+        return range(len(shape) - 1)
 
-
-def _positions(use: Use) -> tuple[Tensor, Tensor]:
-    inputs: Tensor = use.inputs[0] if use.inputs else use.kwargs["input"]
-    gradient, m = use.gradient, len(use.gradient)
-    leading = (-1,) if use.shared else (m, -1)
-    return inputs.reshape(*leading, inputs.shape[-1]), gradient.reshape(m, -1, gradient.shape[-1])
+    def saves(self, layer: Any, shape: Sequence[int], k: int) -> bool:
+        """Where the Gramian is found without the rows."""
+        return ghost_is_cheaper(k, 1, math.prod(shape[:-1]), layer.in_features, layer.out_features)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jd_plugin_autogram.pieces import by_objective
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
 
@@ -15,53 +19,66 @@ class LayerNorm(Rule):
     """``y = x̂ ∘ w + b``, one ``w`` per entry of the normalised shape; RMSNorm likewise."""
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.LayerNorm, nn.RMSNorm)
-    positionwise: ClassVar[bool] = True
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """``Σ_t B ∘ x̂`` and ``Σ_t B``."""
         layer, gradient = use.layer, use.gradient
         shape = tuple(layer.normalized_shape)
-        if isinstance(layer, nn.LayerNorm):
-            normal = functional.layer_norm(use.inputs[0], shape, None, None, layer.eps)
-        else:
-            normal = functional.rms_norm(use.inputs[0], shape, None, layer.eps)
-        return [
-            _per_objective(gradient * normal if p is layer.weight else gradient, shape)
-            for p in wanted
-        ]
+        features = len(shape)
+        gradients = use.gradient_positions(features)
+        found = []
+        for p in wanted:
+            if p is layer.weight:
+                normal = _normalised(layer, use.input.to(gradient.dtype), shape)
+                product = gradients * use.input_positions(normal, features)
+                found.append(by_objective(product.sum(2)))
+            else:
+                found.append(by_objective(gradients.sum(2)))
+        return found
+
+    def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
+        """All but those that are normalised."""
+        return range(len(shape) - len(layer.normalized_shape))
 
 
-class GroupNorm(Rule):
-    """``y = x̂ ∘ w + b``, one ``w`` per channel; InstanceNorm likewise."""
-
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (
-        nn.GroupNorm,
-        nn.InstanceNorm1d,
-        nn.InstanceNorm2d,
-        nn.InstanceNorm3d,
-    )
+class _PerChannel(Rule):
+    """``y = x̂ ∘ w + b``, one ``w`` per channel."""
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """``Σ_t B ∘ x̂`` and ``Σ_t B``, per channel."""
-        layer, inputs = use.layer, use.inputs[0]
-        if isinstance(layer, nn.GroupNorm):
-            normal = functional.group_norm(inputs, layer.num_groups, None, None, layer.eps)
-        else:
-            normal = functional.instance_norm(inputs, eps=layer.eps)
-        return [
-            _per_channel(use.gradient * normal if p is layer.weight else use.gradient, use.shared)
-            for p in wanted
-        ]
+        needed = any(p is use.layer.weight for p in wanted)
+        scales = self.scales(use) if needed else None
+        found = []
+        for p in wanted:
+            sums = scales if p is use.layer.weight else _summed(use.gradient)
+            assert sums is not None
+            split = use.layout.split(sums, 1)
+            found.append(by_objective(split.flatten(2, -2).sum(2)))
+        return found
 
-    def refusal(self, layer: Any) -> str | None:
-        """Running statistics make the result depend on earlier batches."""
-        if getattr(layer, "track_running_stats", False):
-            return "it keeps running statistics; construct it with track_running_stats=False"
-        return None
+    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
+        """``Σ_t B ∘ x̂`` of each image."""
+        return _summed(use.gradient * self.normalised(use))
+
+    def normalised(self, use: Use) -> Tensor:
+        """``x̂``."""
+        raise NotImplementedError
 
 
-class BatchNorm(Rule):
-    """``y = x̂ ∘ w + b``, one ``w`` per channel, with the statistics that the call used.
+class GroupNorm(_PerChannel):
+    """Normalises groups of channels of one instance."""
+
+    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.GroupNorm,)
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
+
+    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
+        """``Σ_t B ∘ x̂`` of each image."""
+        return _scales_of_groups(use, use.layer.num_groups)
+
+
+class BatchNorm(_PerChannel):
+    """Normalises channels, with the statistics that the call used.
 
     Statistics of the batch make every output depend on every instance: that is right for tasks,
     and the engine refuses it for instances.
@@ -71,26 +88,81 @@ class BatchNorm(Rule):
         nn.BatchNorm1d,
         nn.BatchNorm2d,
         nn.BatchNorm3d,
+        nn.SyncBatchNorm,
     )
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
-        """``Σ_t B ∘ x̂`` and ``Σ_t B``, per channel."""
-        layer, inputs = use.layer, use.inputs[0]
+    def normalised(self, use: Use) -> Tensor:
+        """``x̂``."""
+        layer = use.layer
         of_batch = use.training or layer.running_mean is None
         mean, variance = (None, None) if of_batch else (layer.running_mean, layer.running_var)
-        normal = functional.batch_norm(inputs, mean, variance, training=of_batch, eps=layer.eps)
-        return [
-            _per_channel(use.gradient * normal if p is layer.weight else use.gradient, use.shared)
-            for p in wanted
-        ]
+        return functional.batch_norm(_cast(use), mean, variance, training=of_batch, eps=layer.eps)
+
+    def serves(self, call: Call) -> bool:
+        """Not if the running statistics that the call used have changed."""
+        return call.training or not call.state_changed
 
 
-def _per_channel(tensor: Tensor, shared: bool) -> Tensor:
-    """Sums ``[m, C, *positions]``, or ``[m, n, C, *positions]``, to ``[m, C]``."""
-    by_objective = tensor.sum(1) if shared else tensor
-    return by_objective.reshape(*by_objective.shape[:2], -1).sum(2)
+class InstanceNorm(_PerChannel):
+    """Normalises channels of one instance, or by running statistics."""
+
+    layers: ClassVar[tuple[type[nn.Module], ...]] = (
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+    )
+    parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
+
+    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
+        """``Σ_t B ∘ x̂`` of each image."""
+        if use.training or use.layer.running_mean is None:
+            return _scales_of_groups(use, use.input.shape[1])
+        return super().scales(use)
+
+    def normalised(self, use: Use) -> Tensor:
+        """``x̂`` by running statistics."""
+        layer = use.layer
+        return functional.batch_norm(
+            _cast(use), layer.running_mean, layer.running_var, eps=layer.eps
+        )
+
+    def serves(self, call: Call) -> bool:
+        """Not if the running statistics that the call used have changed, nor one image alone."""
+        layer: Any = call.layer
+        batched = layer._get_no_batch_dim() + 1
+        given = call.args[0] if call.args else next(iter(call.kwargs.values()))
+        return given.ndim == batched and (call.training or not call.state_changed)
 
 
-def _per_objective(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    m = len(tensor)
-    return tensor.reshape(m, -1, *shape).sum(1)
+def _summed(tensor: Float[Tensor, "k N C *positions"]) -> Float[Tensor, "k N C"]:
+    return tensor.flatten(3).sum(3) if tensor.ndim > 3 else tensor
+
+
+def _cast(use: Use) -> Tensor:
+    """The input in the precision in which the layer computed."""
+    return use.input.to(use.gradient.dtype)
+
+
+def _scales_of_groups(use: Use, groups: int) -> Float[Tensor, "k N C"]:
+    """``Σ_t B ∘ x̂`` without ``x̂``: the images lie side by side, as if they were channels."""
+    gradient, inputs = use.gradient, _cast(use)
+    count, channels = inputs.shape[:2]
+    length = inputs[0, 0].numel()
+    sizes = 1, count * channels, length, count * groups
+    flat = inputs.reshape(1, count * channels, length)
+    _, mean, scale = torch.native_group_norm(flat, None, None, *sizes, use.layer.eps)
+    ones = inputs.new_ones(count * channels)
+    found = [
+        torch.ops.aten.native_group_norm_backward(
+            g.reshape(flat.shape), flat, mean, scale, ones, *sizes, (False, True, False)
+        )[1]
+        for g in gradient.unbind()
+    ]
+    return torch.stack(found).reshape(len(gradient), count, channels)
+
+
+def _normalised(layer: Any, inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(layer, nn.LayerNorm):
+        return functional.layer_norm(inputs, shape, None, None, layer.eps)
+    return functional.rms_norm(inputs, shape, None, layer.eps)

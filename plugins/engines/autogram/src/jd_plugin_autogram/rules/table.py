@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
 from torch import nn
 
 from jd_plugin_autogram.rules.base import Rule
-from jd_plugin_autogram.rules.conv import Convolution, TransposedConvolution
-from jd_plugin_autogram.rules.embedding import Embedding
+from jd_plugin_autogram.rules.conv import Convolution
+from jd_plugin_autogram.rules.embedding import Embedding, EmbeddingBag
 from jd_plugin_autogram.rules.generic import Generic
 from jd_plugin_autogram.rules.linear import Linear
-from jd_plugin_autogram.rules.norm import BatchNorm, GroupNorm, LayerNorm
-from jd_plugin_autogram.rules.opaque import Opaque
+from jd_plugin_autogram.rules.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
+from jd_plugin_autogram.rules.recurrent import Cell, Recurrent
 
 GROUP: Final = "jdframework.gramian_rules"
 """The entry-point group by which a distribution offers a rule for its own layer types."""
 
 _OURS: Final[tuple[Rule, ...]] = (
     BatchNorm(),
+    Cell(),
     Convolution(),
     Embedding(),
+    EmbeddingBag(),
     GroupNorm(),
+    InstanceNorm(),
     LayerNorm(),
     Linear(),
-    Opaque(),
-    TransposedConvolution(),
+    Recurrent(),
 )
 _GENERIC: Final = Generic()
 
@@ -35,8 +39,23 @@ _GENERIC: Final = Generic()
 @lru_cache(maxsize=1)
 def rules() -> dict[type[nn.Module], Rule]:
     """Every rule by layer type; an installed one goes before ours."""
-    offered = [entry.load()() for entry in importlib.metadata.entry_points(group=GROUP)]
-    return {layer: rule for rule in (*_OURS, *offered) for layer in rule.layers}
+    return {layer: rule for rule in (*_OURS, *_offered()) for layer in rule.layers}
+
+
+def _offered() -> Iterator[Rule]:
+    """Those of other distributions; one that is broken costs speed, and stops nothing."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            rule: Rule = entry.load()()
+        except Exception as error:  # noqa: BLE001  # whatever a foreign module raises
+            source = entry.value if entry.dist is None else entry.dist.name
+            warnings.warn(
+                f"the Gramian rule {entry.name!r} of {source} cannot be loaded and is left out "
+                f"({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+        else:
+            yield rule
 
 
 def rule_for(layer: nn.Module) -> Rule:

@@ -1,0 +1,51 @@
+"""What the first step on each kind of graph has shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final, TypeAlias
+
+Place: TypeAlias = "tuple[int, bool | None] | None"
+"""The dimension along which instances lie, and whether the instance is the faster index of it, if
+that is known; None where they lie nowhere."""
+_KINDS: Final = 64
+"""How many kinds of graphs are remembered."""
+
+
+class Experience:
+    """What the first step on a graph of some kind has shown."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, list[Place]] = {}
+        self._verified: dict[Hashable, None] = {}
+        self._sizes: dict[Hashable, int] = {}
+
+    def places(self, kind: Hashable) -> list[Place] | None:
+        """Where the instances lie in each output; None if that is not known."""
+        return self._places.get(kind)
+
+    def remember(self, kind: Hashable, places: list[Place]) -> None:
+        """For :meth:`places`."""
+        self._places[kind] = places
+        _forget_oldest(self._places)
+
+    def is_verified(self, kind: Hashable) -> bool:
+        """Whether the Gramian has been checked."""
+        return kind in self._verified
+
+    def verified(self, kind: Hashable) -> None:
+        """For :meth:`is_verified`."""
+        self._verified[kind] = None
+        _forget_oldest(self._verified)
+
+    def size(self, kind: Hashable, measure: Callable[[], int]) -> int:
+        """How many bytes a step may keep, measured once."""
+        if kind not in self._sizes:
+            self._sizes[kind] = measure()
+            _forget_oldest(self._sizes)
+        return self._sizes[kind]
+
+
+def _forget_oldest(known: dict[Hashable, Any]) -> None:
+    if len(known) > _KINDS:
+        del known[next(iter(known))]

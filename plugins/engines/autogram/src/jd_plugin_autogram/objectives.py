@@ -1,0 +1,251 @@
+"""The objectives, and the backward passes that tell how they depend on what layers put out.
+
+Instances: each objective depends on its own instance, so one backward pass of the summed losses
+gives every objective's gradient of every layer output, side by side. Tasks: each objective depends
+on the whole batch and takes a pass of its own, which stops at the layers' outputs. To the rules,
+tasks are many losses of one instance.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from jdframework.autograd_graph import gradients
+from jdframework.errors import UnsupportedModelError
+
+_Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
+
+
+class Objectives(ABC):
+    """``n`` instances with ``k`` losses each."""
+
+    outputs: list[Tensor]
+    """What the graph is walked from."""
+    n: int
+    """How many independent instances there are."""
+    k: int
+    """How many passes there are."""
+
+    @property
+    def m(self) -> int:
+        """How many objectives there are."""
+        return self.n * self.k
+
+    @abstractmethod
+    def passes(self) -> Iterator[_Pass]:
+        """What each of ``k`` passes starts from: loss a of every instance."""
+
+    @abstractmethod
+    def singles(self) -> Iterator[_Pass]:
+        """What each objective's own pass starts from, in the order ``i·k + a``."""
+
+    @abstractmethod
+    def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
+        """What the weighted sum of all objectives starts from.
+
+        :param weights: In the order ``i·k + a``.
+        """
+
+    def permuted(self, gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+        """The Gramian in the order of the losses as they were given."""
+        return gramian
+
+    def in_order(self, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Weights in the order ``i·k + a``."""
+        return weights
+
+    def of_outputs(
+        self,
+        edges: Sequence[GradientEdge],
+        retain_graph: bool,
+        parameters: Sequence[Tensor] = (),
+    ) -> tuple[list[Float[Tensor, "k *shape"] | None], list[Float[Tensor, "m *shape"]]]:
+        """The gradient of each layer output, None where no loss depends on it.
+
+        :param edges: The outputs.
+        :param retain_graph: Whether the graph can be used again.
+        :param parameters: Those whose rows are wanted, too, if there is but one instance: they are
+            found on the same passes.
+        """
+        columns = self._columns(list(self.passes()), [*edges, *parameters], retain_graph)
+        found = [_stacked(column) for column in columns]
+        return found[: len(edges)], self._rows(parameters, found[len(edges) :])
+
+    def of_parameters(
+        self, parameters: Sequence[Tensor], retain_graph: bool
+    ) -> list[Float[Tensor, "m *shape"]]:
+        """The rows of each parameter, by one pass for each objective."""
+        columns = self._columns(list(self.singles()), parameters, retain_graph)
+        return self._rows(parameters, [_stacked(column) for column in columns])
+
+    def _rows(self, parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> list[Tensor]:
+        return [
+            p.new_zeros((self.m, *p.shape)) if block is None else block
+            for p, block in zip(parameters, found, strict=True)
+        ]
+
+    def _columns(
+        self,
+        passes: Sequence[_Pass],
+        inputs: Sequence[GradientEdge | Tensor],
+        retain_graph: bool,
+    ) -> list[tuple[Tensor | None, ...]]:
+        if not inputs:
+            return []
+        last = len(passes) - 1
+        rows = [
+            differentiated((outputs, starts), inputs, retain_graph or i < last)
+            for i, (outputs, starts) in enumerate(passes)
+        ]
+        return list(zip(*rows, strict=True))
+
+
+class Instances(Objectives):
+    """Losses of independent instances; with several per instance, one pass for each.
+
+    :param losses: Of any shape; the instances lie along one dimension of it.
+    :param dim: Which.
+    """
+
+    def __init__(self, losses: Tensor, dim: int) -> None:
+        self.outputs = [losses]
+        self._dim = dim if losses.ndim > dim else losses.ndim - 1
+        self._losses = losses
+        self.n = losses.shape[self._dim]
+        self.k = losses.numel() // self.n
+
+    def passes(self) -> Iterator[_Pass]:
+        """One for each loss that an instance has."""
+        if self.k == 1:
+            yield [self._losses], [torch.ones_like(self._losses)]
+            return
+        for column in self._indices.unbind(1):
+            yield [self._losses], [self._start(column, 1.0)]
+
+    def singles(self) -> Iterator[_Pass]:
+        """One per loss."""
+        for index in self._indices.flatten():
+            yield [self._losses], [self._start(index, 1.0)]
+
+    def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
+        """All losses."""
+        values = weights.to(self._losses.dtype)
+        if self._dim == 0:
+            return [self._losses], [values.reshape(self._losses.shape)]
+        return [self._losses], [self._start(self._indices.flatten(), values)]
+
+    def permuted(self, gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+        """See :meth:`Objectives.permuted`."""
+        if self._dim == 0:
+            return gramian
+        back = self._indices.flatten().argsort()
+        return gramian[back][:, back]
+
+    def in_order(self, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """See :meth:`Objectives.in_order`."""
+        return weights if self._dim == 0 else weights[self._indices.flatten()]
+
+    def probe(
+        self, edges: Sequence[GradientEdge]
+    ) -> tuple[list[Tensor | None], list[Tensor | None], Float[Tensor, " n"]]:
+        """The gradients of the sum of all losses, and with each instance's losses scaled.
+
+        :param edges: Layer outputs.
+        :return: The plain gradients, the scaled ones, and the factors, no two of them alike.
+        """
+        generator = torch.Generator().manual_seed(0)
+        factors = (0.5 + torch.rand(self.n, generator=generator)).to(self._losses)
+        plain = differentiated(([self._losses], [torch.ones_like(self._losses)]), edges, True)
+        start = self._start(self._indices, factors.unsqueeze(1).expand(self.n, self.k))
+        return plain, differentiated(([self._losses], [start]), edges, True), factors
+
+    @cached_property
+    def _indices(self) -> Tensor:
+        """``[n, k]``: where each loss is in the flattened tensor of losses."""
+        numbers = torch.arange(self._losses.numel(), device=self._losses.device)
+        moved = numbers.reshape(self._losses.shape).movedim(self._dim, 0)
+        return moved.reshape(self.n, self.k)
+
+    def _start(self, indices: Tensor, values: Tensor | float) -> Tensor:
+        flat = self._losses.new_zeros(self._losses.numel())
+        flat[indices] = values
+        return flat.reshape(self._losses.shape)
+
+
+class Tasks(Objectives):
+    """Objectives that each depend on the whole batch.
+
+    :param outputs: What is differentiated.
+    :param starts: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output; None
+        means one row per entry of the outputs.
+    """
+
+    def __init__(self, outputs: Sequence[Tensor], starts: Sequence[Tensor] | None = None) -> None:
+        self.outputs = list(outputs)
+        self._starts = starts
+        self.n = 1
+        self.k = sum(o.numel() for o in outputs) if starts is None else len(starts[0])
+
+    def passes(self) -> Iterator[_Pass]:
+        """One for each objective."""
+        if self._starts is not None:
+            for row in range(self.k):
+                yield self.outputs, [start[row] for start in self._starts]
+            return
+        for output in self.outputs:
+            for entry in range(output.numel()):
+                start = output.new_zeros(output.numel())
+                start[entry] = 1.0
+                yield [output], [start.reshape(output.shape)]
+
+    def singles(self) -> Iterator[_Pass]:
+        """The same."""
+        return self.passes()
+
+    def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
+        """All of them."""
+        if self._starts is not None:
+            return self.outputs, [
+                torch.tensordot(weights.to(start.dtype), start, dims=1) for start in self._starts
+            ]
+        parts = torch.split(weights, [output.numel() for output in self.outputs])
+        pairs = zip(parts, self.outputs, strict=True)
+        return self.outputs, [part.to(o.dtype).reshape(o.shape) for part, o in pairs]
+
+
+def differentiated(
+    start: _Pass, inputs: Sequence[GradientEdge | Tensor], retain_graph: bool
+) -> list[Tensor | None]:
+    """One backward pass.
+
+    :param start: The outputs, and what each starts from.
+    :param inputs: With respect to what.
+    :param retain_graph: Whether the graph can be used again.
+    :raises UnsupportedModelError: if a compiled function can be differentiated but once.
+    """
+    try:
+        return gradients(start[0], inputs, start[1], retain_graph)
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            "a compiled part of the model can be differentiated but once, and not layer by layer: "
+            "set torch._functorch.config.donated_buffer = False before it first runs, or give the "
+            "engine the model as it was before torch.compile"
+        ) from error
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    known = next((row for row in rows if row is not None), None)
+    if known is None:
+        return None
+    if len(rows) == 1:
+        return known.unsqueeze(0)
+    return torch.stack([torch.zeros_like(known) if row is None else row for row in rows])

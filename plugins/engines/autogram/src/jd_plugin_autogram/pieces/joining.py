@@ -1,0 +1,103 @@
+"""One parameter that is used several times: all pairs of its uses count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jd_plugin_autogram.pieces.base import Piece, Rows, at_least_float32
+from jd_plugin_autogram.pieces.placed import Placed
+from jd_plugin_autogram.pieces.product import Product
+from jd_plugin_autogram.pieces.tokens import TokenRows
+
+
+class Tied(Piece):
+    """A table that embeds tokens and multiplies, too, as a language model's output head does.
+
+    :param product: The head's piece.
+    :param looked_up: The embedding's.
+    """
+
+    def __init__(self, product: Product, looked_up: TokenRows) -> None:
+        super().__init__(product.parameter)
+        self._product, self._looked_up = product, looked_up
+
+    def gramian(self) -> Float[Tensor, "m m"]:
+        """Both, and twice the part across, for which the head's rows of the tokens suffice."""
+        product, tokens = self._product, self._looked_up.tokens
+        gradients = product.gradients[..., tokens]
+        part = Product(product.parameter[tokens].detach(), product.inputs, gradients)
+        across = at_least_float32(part.rows().flatten(1))
+        across = across @ at_least_float32(self._looked_up.block.flatten(1)).T
+        return product.gramian() + self._looked_up.gramian() + across + across.T
+
+    def gradient(self, weights: Float[Tensor, " m"]) -> Tensor:
+        """The sum."""
+        return self._product.gradient(weights) + self._looked_up.gradient(weights)
+
+    def rows(self) -> Float[Tensor, "m *shape"]:
+        """The sum."""
+        return self._product.rows() + self._looked_up.rows()
+
+
+def apart(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces of one parameter that have no rows in common, from all of its pieces.
+
+    Different parts of a parameter never overlap here, but a part and the whole do.
+    """
+    by_place: dict[int | None, list[Piece]] = {}
+    for piece in pieces:
+        place = piece.start if isinstance(piece, Placed) else None
+        by_place.setdefault(place, []).append(piece)
+    if None in by_place and len(by_place) > 1:
+        return [_added(pieces)]
+    return [_joined(several) for several in by_place.values()]
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """One piece of several on one parameter, or on the same part of one."""
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    if isinstance(first, Placed):
+        parts = [piece.part for piece in pieces if isinstance(piece, Placed)]
+        return Placed(first.parameter, _joined(parts), first.start)
+    products = [p for p in pieces if isinstance(p, Product) and p.swapped is False]
+    looked_up = [p for p in pieces if isinstance(p, TokenRows)]
+    if len(products) == len(pieces):
+        return _longer(products)
+    if len(looked_up) == len(pieces):
+        return _merged(looked_up)
+    if len(products) + len(looked_up) == len(pieces):
+        return Tied(_longer(products), _merged(looked_up))
+    return _added(pieces)
+
+
+def _added(pieces: Sequence[Piece]) -> Rows:
+    """The sum of the rows."""
+    total = pieces[0].rows()
+    for piece in pieces[1:]:
+        total = total + piece.rows()
+    return Rows(pieces[0].parameter, total)
+
+
+def _longer(products: Sequence[Product]) -> Product:
+    """The uses one after the other, as if they were positions."""
+    if len(products) == 1:
+        return products[0]
+    inputs = torch.cat([product.inputs for product in products], dim=1)
+    gradients = torch.cat([product.gradients for product in products], dim=2)
+    return Product(products[0].parameter, inputs, gradients)
+
+
+def _merged(several: Sequence[TokenRows]) -> TokenRows:
+    """The rows of the tokens that occur in any of them."""
+    if len(several) == 1:
+        return several[0]
+    tokens, places = torch.unique(torch.cat([p.tokens for p in several]), return_inverse=True)
+    blocks = torch.cat([piece.block for piece in several], dim=1)
+    merged = blocks.new_zeros((len(blocks), len(tokens), blocks.shape[2]))
+    return TokenRows(several[0].parameter, tokens, merged.index_add_(1, places, blocks))
