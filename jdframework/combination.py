@@ -44,7 +44,7 @@ def combine(
     """
     groups = [
         _Group(inner, [i for i in members if jacobians[i] is not None], jacobians)
-        for inner, members in _groups(method, len(jacobians))
+        for inner, members in groups_of(method, len(jacobians))
     ]
     groups = [group for group in groups if group.blocks]
     if not groups:
@@ -77,7 +77,12 @@ class _Group:
         return linalg.gramian(self.blocks)
 
 
-def _groups(method: Any, blocks: int) -> Sequence[tuple[Any, Sequence[int]]]:
+def groups_of(method: Any, blocks: int) -> Sequence[tuple[Any, Sequence[int]]]:
+    """Which method serves which blocks of a Jacobian; one that treats no groups serves all.
+
+    :param method: A weighting or an aggregator.
+    :param blocks: How many blocks the Jacobian has.
+    """
     return method.groups(blocks) if isinstance(method, TreatsGroups) else [(method, range(blocks))]
 
 
@@ -87,7 +92,7 @@ def _applied(group: _Group, losses: Tensor | None) -> tuple[Tensor | None, tuple
     if method.kind == "weighting":
         weights = weights_of(method, group.gramian, blocks, losses)
         return weights, linalg.weighted_sum(blocks, weights)
-    return None, _split(method(_joined(blocks), **_extra(method, losses)), blocks)
+    return None, _split(method(_joined(blocks), **extra_for(method, losses)), blocks)
 
 
 def weights_of(
@@ -98,12 +103,16 @@ def weights_of(
 ) -> Float[Tensor, " m"]:
     """The weights, the weighting being given what it says it needs."""
     statistic = _joined(blocks) if "jacobian" in weighting.needs else gramian
-    weights: Tensor = weighting(statistic, **_extra(weighting, losses))
+    weights: Tensor = weighting(statistic, **extra_for(weighting, losses))
     return weights
 
 
-def _extra(method: Any, losses: Tensor | None) -> dict[str, Tensor]:
-    """What the method needs beside its statistic, by name."""
+def extra_for(method: Any, losses: Tensor | None) -> dict[str, Tensor]:
+    """What the method needs beside its statistic, by name.
+
+    :param method: A weighting or an aggregator.
+    :param losses: The objectives' values, if they are known.
+    """
     if losses is None or "losses" not in method.needs:
         return {}
     return {"losses": losses.flatten()}

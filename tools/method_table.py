@@ -14,7 +14,7 @@ from typing import Final
 
 import jdframework as jd
 from jdframework.directory import published
-from plugins import THIRD_PARTY, third_party
+from third_party import THIRD_PARTY, third_party
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 START: Final = "<!-- methods: rendered by tools/method_table.py -->"

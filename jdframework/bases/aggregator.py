@@ -24,6 +24,13 @@ class Aggregator(BaseMethod, ABC):
 
     kind: ClassVar[Kind] = "aggregator"
     needs: frozenset[Need] = frozenset({"jacobian"})
+    column_wise: ClassVar[bool] = False
+    """Whether each entry of the direction depends on its own column of ``J`` alone.
+
+    An engine may then give the columns in several calls a step, in their order, and join what it
+    gets. So nothing may be kept from one call to the next but the generator, from which a column
+    must draw the same numbers whether the columns before it come in the same call or not.
+    """
 
     def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """The direction.

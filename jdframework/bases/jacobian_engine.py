@@ -14,7 +14,7 @@ from jdframework import linalg
 from jdframework.accumulation import add_to_grad
 from jdframework.autograd_graph import Graph, dense, gradients, graph_of, without
 from jdframework.bases.engine import Engine
-from jdframework.combination import combine
+from jdframework.combination import Combination, combine
 from jdframework.errors import UnsupportedModelError
 from jdframework.multitask import cut_at, default_tasks_params
 from jdframework.objectives import check_differentiable, objectives
@@ -85,7 +85,7 @@ class JacobianEngine(Engine):
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         """
-        outputs, parameters = _checked(losses), self.parameters
+        outputs, parameters = checked_losses(losses), self.parameters
         m = sum(output.numel() for output in outputs)
         found = self.differentiate(outputs, parameters, retain_graph=True)
         return tuple(
@@ -99,8 +99,10 @@ class JacobianEngine(Engine):
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :raises ValueError: if they depend on no parameter.
         """
-        found = self.differentiate(_checked(losses), self.parameters, retain_graph=True)
-        return linalg.gramian(_some(found))
+        outputs, parameters = checked_losses(losses), self.parameters
+        graph = graph_reaching(outputs, parameters)
+        found = self._differentiated(graph, outputs, parameters, None, retain_graph=True)
+        return linalg.gramian([block for block in found if block is not None])
 
     def update(
         self,
@@ -113,7 +115,7 @@ class JacobianEngine(Engine):
         check: Check | None = None,
     ) -> Outcome:
         """See :meth:`jdframework.bases.Engine.update`."""
-        outputs = _checked(losses)
+        outputs = checked_losses(losses)
         if features is None:
             return self._update_everything(outputs, method, retain_graph, check)
         return self._update_trunk(outputs, features, method, retain_graph, check)
@@ -121,13 +123,19 @@ class JacobianEngine(Engine):
     def _update_everything(
         self, outputs: list[Tensor], method: Any, retain_graph: bool, check: Check | None
     ) -> Outcome:
-        parameters, graph = self.parameters, graph_of(outputs)
+        parameters = self.parameters
+        graph = graph_reaching(outputs, parameters)
         outside = without(graph.leaves, parameters)
-        keep = retain_graph or bool(outside)
-        jacobians = self._differentiated(graph, outputs, parameters, keep)
-        _some(jacobians)
-        values = _values(outputs)
-        combined = combine(method, jacobians, losses=values, check=check)
+        combined = self._combined(
+            graph,
+            outputs,
+            parameters,
+            method,
+            starts=None,
+            losses=_values(outputs),
+            check=check,
+            retain_graph=retain_graph or bool(outside),
+        )
         rest = self._weighted_rest(outputs, outside, combined.outcome.weights, retain_graph)
         add_to_grad([*parameters, *outside], [*combined.directions, *rest])
         return combined.outcome
@@ -165,21 +173,69 @@ class JacobianEngine(Engine):
         shared = self.parameters
         tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
         cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
-        jacobians = self.differentiate(
-            cut.outputs, shared, jac_outputs=cut.starts, retain_graph=retain_graph
+        combined = self._combined(
+            graph_reaching(cut.outputs, shared),
+            cut.outputs,
+            shared,
+            method,
+            starts=cut.starts,
+            losses=_values(outputs),
+            check=check,
+            retain_graph=retain_graph,
         )
-        combined = combine(method, jacobians, losses=_values(outputs), check=check)
         add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
         return combined.outcome
 
+    def _combined(
+        self,
+        graph: Graph,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        method: Any,
+        *,
+        starts: Sequence[Tensor] | None,
+        losses: Float[Tensor, " m"],
+        check: Check | None,
+        retain_graph: bool,
+    ) -> Combination:
+        """What the method makes of the Jacobian, for engines that need not form it for that."""
+        jacobians = self._differentiated(graph, outputs, inputs, starts, retain_graph)
+        return combine(method, jacobians, losses=losses, check=check)
+
     def _differentiated(
-        self, graph: Graph, outputs: list[Tensor], parameters: Sequence[Tensor], retain_graph: bool
+        self,
+        graph: Graph,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        retain_graph: bool,
     ) -> tuple[Tensor | None, ...]:
         """:meth:`differentiate`, for engines that make use of a graph that is known already."""
-        return self.differentiate(outputs, parameters, retain_graph=retain_graph)
+        return self.differentiate(outputs, inputs, jac_outputs=starts, retain_graph=retain_graph)
 
 
-def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def graph_reaching(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Graph:
+    """The graph of losses that depend on some of the parameters.
+
+    :param outputs: What was computed.
+    :param parameters: The engine's.
+    :raises ValueError: if they depend on none of them.
+    """
+    graph = graph_of(outputs)
+    if not any(graph.reaches(parameter) for parameter in parameters):
+        raise ValueError(
+            "the losses depend on no parameter of the engine's modules that requires gradients: "
+            "are these the modules that computed them?"
+        )
+    return graph
+
+
+def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The losses as tensors that can be differentiated.
+
+    :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+    :raises ValueError: if there is none, or one has no graph.
+    """
     given = objectives(losses)
     check_differentiable(given)
     return list(given.tensors)
@@ -187,13 +243,3 @@ def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 def _values(outputs: Sequence[Tensor]) -> Float[Tensor, " m"]:
     return torch.cat([output.detach().reshape(-1) for output in outputs])
-
-
-def _some(jacobians: Sequence[Tensor | None]) -> list[Tensor]:
-    found = [block for block in jacobians if block is not None]
-    if not found:
-        raise ValueError(
-            "the losses depend on no parameter of the engine's modules that requires gradients: "
-            "are these the modules that computed them?"
-        )
-    return found

@@ -14,6 +14,7 @@ import pytest
 
 import jdframework as jd
 import plugins
+import third_party
 
 ALPHA = """
 [project]
@@ -251,7 +252,7 @@ summary = "Somebody else's"
 
 
 def publish(root: Path, text: str) -> None:
-    (root / plugins.THIRD_PARTY).write_text(text, "utf-8")
+    (root / third_party.THIRD_PARTY).write_text(text, "utf-8")
 
 
 def test_what_others_publish_gets_into_the_directory(root: Path) -> None:

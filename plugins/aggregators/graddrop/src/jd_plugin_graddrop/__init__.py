@@ -84,6 +84,7 @@ class GradDrop(Randomised, Aggregator):
 
     Config: ClassVar[type[GradDropConfig]] = GradDropConfig
     config: GradDropConfig
+    column_wise: ClassVar[bool] = True
     paper = Paper(
         title="Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout",
         authors="Zhao Chen, Jiquan Ngiam, Yanping Huang, Thang Luong, Henrik Kretzschmar, "

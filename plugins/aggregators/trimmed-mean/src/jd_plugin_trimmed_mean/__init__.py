@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -45,6 +47,7 @@ class TrimmedMean(Aggregator):
 
     Config = TrimmedMeanConfig
     config: TrimmedMeanConfig
+    column_wise: ClassVar[bool] = True
     paper = Paper(
         title="Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
         authors="Dong Yin, Yudong Chen, Kannan Ramchandran, Peter Bartlett",

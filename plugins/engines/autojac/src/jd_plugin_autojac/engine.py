@@ -79,9 +79,14 @@ class Autojac(JacobianEngine):
         )
 
     def _differentiated(
-        self, graph: Graph, outputs: list[Tensor], parameters: Sequence[Tensor], retain_graph: bool
+        self,
+        graph: Graph,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        retain_graph: bool,
     ) -> tuple[Tensor | None, ...]:
-        return self._jacobians(graph, outputs, parameters, retain_graph=retain_graph)
+        return self._jacobians(graph, outputs, inputs, starts, retain_graph)
 
     def _jacobians(
         self,

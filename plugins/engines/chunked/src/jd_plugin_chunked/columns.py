@@ -1,0 +1,126 @@
+"""What is made of a Jacobian block of columns by block of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework import linalg
+
+from jd_plugin_chunked.layout import Layout
+from jd_plugin_chunked.rewinding import Rewinding
+from jd_plugin_chunked.rows import Rows
+from jd_plugin_chunked.shortage import Shortage, attempt
+
+_COPIES_OF_A_PRODUCT: Final = 2
+_COPIES_OF_AN_AGGREGATION: Final = 6
+"""Beside the block, what sorts its columns holds their values and int64 indices."""
+
+
+def gramian(rows: Rows, positions: Sequence[int]) -> Float[Tensor, "m m"]:
+    """``J Jᵀ`` over the columns of some inputs.
+
+    :param rows: The Jacobian.
+    :param positions: Of the inputs.
+    """
+    dtype = torch.promote_types(rows.layout.dtype, torch.float32)
+    total = torch.zeros((rows.m, rows.m), dtype=dtype, device=rows.layout.device)
+
+    def add(start: int, stop: int) -> None:
+        total.add_(linalg.gramian([rows.block(start, stop)]))
+
+    _each_block(rows, positions, add, _COPIES_OF_A_PRODUCT)
+    return total
+
+
+def weighted_sum(
+    rows: Rows, positions: Sequence[int], weights: Float[Tensor, " m"]
+) -> list[Tensor]:
+    """``Jᵀw``, one tensor per input.
+
+    :param rows: The Jacobian.
+    :param positions: Of the inputs.
+    :param weights: One per row.
+    """
+    direction = Direction(rows.layout, positions)
+
+    def add(start: int, stop: int) -> None:
+        (values,) = linalg.weighted_sum([rows.block(start, stop)], weights)
+        direction.write(start, stop, values)
+
+    _each_block(rows, positions, add, _COPIES_OF_A_PRODUCT)
+    return direction.blocks
+
+
+def aggregated(
+    rows: Rows, positions: Sequence[int], aggregator: Any, extra: dict[str, Tensor]
+) -> list[Tensor]:
+    """The direction of an aggregator that is ``column_wise``, one tensor per input.
+
+    :param rows: The Jacobian.
+    :param positions: Of the inputs.
+    :param aggregator: What gives each block's direction.
+    :param extra: What it needs beside the Jacobian.
+    """
+    direction = Direction(rows.layout, positions)
+
+    def add(start: int, stop: int) -> None:
+        block = rows.block(start, stop)
+        with Rewinding(aggregator):
+            values = aggregator(block, **extra)
+        direction.write(start, stop, values)
+
+    _each_block(rows, positions, add, _COPIES_OF_AN_AGGREGATION)
+    return direction.blocks
+
+
+class Direction:
+    """An update under way: one tensor per input, written in ranges of columns.
+
+    :param layout: Of the columns.
+    :param positions: Of the inputs.
+    """
+
+    def __init__(self, layout: Layout, positions: Sequence[int]) -> None:
+        self._layout = layout
+        self._flat = {
+            position: torch.empty_like(
+                layout.inputs[position], memory_format=torch.contiguous_format, requires_grad=False
+            )
+            for position in positions
+        }
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """One tensor per input."""
+        return list(self._flat.values())
+
+    def write(self, start: int, stop: int, values: Float[Tensor, " n"]) -> None:
+        """Fills some columns.
+
+        :param start: The first column.
+        :param stop: The one after the last.
+        :param values: One per column.
+        """
+        for piece in self._layout.pieces(start, stop):
+            self._flat[piece.position].view(-1)[piece.within] = values[piece.at]
+
+
+def _each_block(
+    rows: Rows, positions: Sequence[int], use: Callable[[int, int], None], copies: int
+) -> None:
+    """Calls ``use`` on ranges of columns in order, on half as many where memory runs out."""
+    for first, last in rows.layout.ranges(positions):
+        start = first
+        while start < last:
+            width = min(rows.budget.columns(rows.m, rows.layout, copies), last - start)
+            result = attempt(partial(use, start, start + width))
+            if isinstance(result, Shortage):
+                rows.budget.take_fewer_columns(rows.m, width, result)
+            else:
+                start += width

@@ -1,0 +1,70 @@
+"""How much memory is free, on a device and on the host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from jdframework.errors import ConfigError
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_UNLIMITED: Final = 1 << 62
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a process may still allocate on ``device``, what torch hoards there included.
+
+    :param device: Any; for ``cpu`` it is :func:`free_on_host`.
+    :raises ConfigError: if this system does not tell.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        hoarded = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + hoarded
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return free_on_host()
+
+
+def free_on_host(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGROUPS) -> int:
+    """The host's memory that is free or can be freed, within what its container allows.
+
+    :param meminfo: Where the kernel tells what the machine has.
+    :param cgroups: Where it tells what a container may take.
+    :raises ConfigError: if this system does not tell.
+    """
+    try:
+        lines = meminfo.read_text("utf-8").splitlines()
+    except OSError:
+        return _without_meminfo()
+    available = next(line for line in lines if line.startswith("MemAvailable:"))
+    return min(int(available.split()[1]) * 1024, _within_container(cgroups))
+
+
+def _within_container(cgroups: Path) -> int:
+    """What is left of the limit of the process's control group (version 2), if it has one."""
+    try:
+        limit = (cgroups / "memory.max").read_text("utf-8").strip()
+        used = int((cgroups / "memory.current").read_text("utf-8"))
+        statistics = (cgroups / "memory.stat").read_text("utf-8").splitlines()
+    except OSError:
+        return _UNLIMITED
+    if limit == "max":
+        return _UNLIMITED
+    # The page cache counts as used, but gives way.
+    cache = next((line for line in statistics if line.startswith("inactive_file ")), "0 0")
+    return max(int(limit) - used + int(cache.split()[1]), 0)
+
+
+def _without_meminfo() -> int:
+    """Half of what the machine has, where the system does not tell what is free."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        raise ConfigError(
+            "chunked: this system does not tell how much memory is free: give an amount, "
+            "as memory='4GB'"
+        ) from None

@@ -1,0 +1,161 @@
+"""Takes rows of the Jacobian through the graph, as many at once as asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from jdframework import hooks, linalg
+from jdframework.autograd_graph import Graph, dense, gradients
+
+from jd_plugin_chunked.shortage import is_out_of_memory
+
+
+class Passes:
+    """Takes rows through a graph, several at once (``torch.vmap``) or one by one.
+
+    :param graph: Of the outputs.
+    :param outputs: What is differentiated, one row per entry.
+    :param starts: What each row starts from, ``[m, *output.shape]`` per output; None if row i
+        starts from entry i alone.
+    :param unbatchable: The operations of the graphs on which vmap has failed; is added to.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        outputs: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        unbatchable: set[frozenset[str]],
+    ) -> None:
+        self._outputs, self._starts = outputs, starts
+        self._operations, self._unbatchable = graph.operations, unbatchable
+        self._sizes = [output.numel() for output in outputs]
+        self.freed = False
+        """Whether a pass has freed the graph, even if it failed on the way."""
+        self.m = len(starts[0]) if starts is not None else sum(self._sizes)
+
+    @property
+    def batched(self) -> bool:
+        """Whether several rows can go through the graph at once, and nothing is wasted on it."""
+        together = self._starts is not None or len(self._outputs) == 1
+        return together and self._operations not in self._unbatchable
+
+    def take(
+        self, first: int, count: int, inputs: Sequence[Tensor], retain_graph: bool
+    ) -> list[Tensor | None]:
+        """Some rows: ``[count, *input.shape]`` per input, None where all of them are zero.
+
+        :param first: The first row.
+        :param count: How many; more than one only where they can be ``batched``.
+        :param inputs: With respect to what.
+        :param retain_graph: Whether the graph can be used again; after several rows it can.
+        """
+        with _leaving_grad_alone(inputs):
+            if count > 1:
+                return self._several(first, count, inputs)
+            self.freed = not retain_graph
+            found = self._one(first, inputs, retain_graph)
+            return [None if gradient is None else gradient.unsqueeze(0) for gradient in found]
+
+    def weighted(
+        self, weights: Tensor, inputs: Sequence[Tensor], retain_graph: bool
+    ) -> list[Tensor | None]:
+        """The weighted sum of all rows, by one backward pass.
+
+        :param weights: One per row.
+        :param inputs: With respect to what.
+        :param retain_graph: Whether the graph can be used again.
+        """
+        starts: Sequence[Tensor]
+        if self._starts is not None:
+            starts = linalg.weighted_sum(self._starts, weights)
+        else:
+            parts = torch.split(weights, self._sizes)
+            pairs = zip(parts, self._outputs, strict=True)
+            starts = [part.to(output).reshape(output.shape) for part, output in pairs]
+        self.freed = not retain_graph
+        with _leaving_grad_alone(inputs):
+            return gradients(self._outputs, inputs, starts, retain_graph)
+
+    def _one(self, row: int, inputs: Sequence[Tensor], retain_graph: bool) -> list[Tensor | None]:
+        if self._starts is not None:
+            start = [start[row] for start in self._starts]
+            return gradients(self._outputs, inputs, start, retain_graph)
+        output = 0
+        while row >= self._sizes[output]:
+            row -= self._sizes[output]
+            output += 1
+        (unit,) = _units([self._outputs[output]], row, 1)
+        return gradients([self._outputs[output]], inputs, [unit[0]], retain_graph)
+
+    def _several(self, first: int, count: int, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        if self._starts is not None:
+            starts = [start[first : first + count] for start in self._starts]
+        else:
+            starts = _units(self._outputs, first, count)
+        try:
+            return list(self._batch(starts, inputs))
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        rows = [self._one(row, inputs, retain_graph=True) for row in range(first, first + count)]
+        self._tell_fallback(reason)
+        return [_stacked(column) for column in zip(*rows, strict=True)]
+
+    def _batch(self, starts: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        def product(*start: Tensor) -> tuple[Tensor, ...]:
+            found = torch.autograd.grad(
+                self._outputs,
+                inputs,
+                start,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return tuple(dense(gradient) for gradient in found)
+
+        result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
+        return result
+
+    def _tell_fallback(self, reason: str) -> None:
+        self._unbatchable.add(self._operations)
+        reason = f"torch.vmap cannot run on this graph ({reason})"
+        warnings.warn(
+            f"chunked differentiates one objective at a time: {reason}; parallel_chunk_size=1 "
+            f"asks for that from the start",
+            stacklevel=2,
+        )
+        hooks.call("jd_fallback", name="chunked", reason=reason)
+
+
+def _units(outputs: Sequence[Tensor], first: int, count: int) -> list[Tensor]:
+    """What the rows of single entries of the only output start from."""
+    (output,) = outputs
+    units = output.new_zeros((count, output.numel()))
+    units[range(count), range(first, first + count)] = 1.0
+    return [units.reshape(count, *output.shape)]
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    like = next((row for row in rows if row is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.zeros_like(like) if row is None else row for row in rows])
+
+
+@contextmanager
+def _leaving_grad_alone(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """A pass adds to the ``.grad`` of inputs that retain it; this puts it back."""
+    retained = [tensor for tensor in inputs if tensor.retains_grad and not tensor.is_leaf]
+    before = [tensor.grad for tensor in retained]
+    try:
+        yield
+    finally:
+        for tensor, grad in zip(retained, before, strict=True):
+            tensor.grad = grad
