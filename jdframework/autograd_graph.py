@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -84,14 +85,36 @@ def gradients(
     output_gradients: Sequence[Tensor] | None,
     retain_graph: bool,
 ) -> list[Tensor | None]:
-    """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients."""
+    """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients.
+
+    :raises UnsupportedModelError: if a compiled part of the graph can run only once.
+    """
     if not inputs:
         return []
     targets: Any = inputs  # torch's own annotation has no sequences of both
-    found = torch.autograd.grad(
-        outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
-    )
+    with refusing_donated_buffers():
+        found = torch.autograd.grad(
+            outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
+        )
     return [None if g is None else dense(g) for g in found]
+
+
+@contextmanager
+def refusing_donated_buffers() -> Iterator[None]:
+    """Says what to do where a compiled function gave its memory away for one backward pass.
+
+    :raises UnsupportedModelError: with the remedy.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            "a compiled part of the model lets its graph run once only, but several objectives "
+            "need it several times: set torch._functorch.config.donated_buffer = False before it "
+            "first runs, or give the uncompiled model"
+        ) from error
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def completed(installed_jd: Command, line: str) -> list[str]:
         ("jd show imtl-", ["imtl-g", "imtl-l"]),
         ("jd show autoj", ["autojac"]),
         ("jd demo --methods sum,upg", ["sum,upgrad"]),
-        ("jd demo --methods imtl-l,imt", ["imtl-l,imtl-g"]),
+        ("jd demo --methods imtl-l,imt", ["imtl-l,imtl", "imtl-l,imtl-g"]),
         ("jd demo --methods autoj", []),
         ("jd list --kind sc", ["scalarizer"]),
     ],

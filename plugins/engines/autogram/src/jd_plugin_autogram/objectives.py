@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from jdframework.autograd_graph import gradients
-from jdframework.errors import UnsupportedModelError
 
 _Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
 
@@ -230,16 +229,7 @@ def differentiated(
     :param retain_graph: Whether the graph can be used again.
     :raises UnsupportedModelError: if a compiled function can be differentiated but once.
     """
-    try:
-        return gradients(start[0], inputs, start[1], retain_graph)
-    except RuntimeError as error:
-        if "donated buffer" not in str(error):
-            raise
-        raise UnsupportedModelError(
-            "a compiled part of the model can be differentiated but once, and not layer by layer: "
-            "set torch._functorch.config.donated_buffer = False before it first runs, or give the "
-            "engine the model as it was before torch.compile"
-        ) from error
+    return gradients(start[0], inputs, start[1], retain_graph)
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
