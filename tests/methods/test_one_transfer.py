@@ -10,8 +10,7 @@ import torch
 import jdframework as jd
 from jdframework.names import Kind
 from jdframework.testing import derived_suite
-
-from .pretended import DEVICE, Accelerator, Pretended, there
+from jdframework.testing.pretended import DEVICE, Accelerator, MixedDevicesError, Pretended, there
 
 METHODS: list[tuple[Kind, str]] = [
     (kind, name)
@@ -50,5 +49,5 @@ def test_waiting_twice_is_found() -> None:
 
 
 def test_mixing_devices_is_found() -> None:
-    with Accelerator(), pytest.raises(RuntimeError, match="on the same device"):
+    with Accelerator(), pytest.raises(MixedDevicesError, match="on the same device"):
         there(torch.ones(3)) + torch.ones(3)

@@ -69,8 +69,18 @@ class AlwaysOnTheCPU(GramianWeighting):
 
 class TestAlwaysOnTheCPU(WeightingSuite):
     spec = AlwaysOnTheCPU
-    needs_accelerator = True
-    caught_by = ("test_dtype_and_device_are_handed_back",)
+    caught_by = ("test_the_answer_is_where_the_input_was",)
+
+
+class KeepsItsConstantsOnTheCPU(GramianWeighting):
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        return gramian.diagonal() * torch.ones(len(gramian), dtype=gramian.dtype)
+
+
+class TestKeepsItsConstantsOnTheCPU(WeightingSuite):
+    spec = KeepsItsConstantsOnTheCPU
+    scale = None
+    caught_by = ("test_the_answer_is_where_the_input_was",)
 
 
 class ComputesInHalf(JacobianWeighting):

@@ -39,7 +39,8 @@ class Pretended(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Pretended:
-        made: Pretended = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        """One that holds ``held``."""
+        made: Pretended = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -60,7 +61,7 @@ class Pretended(Tensor):
         return torch._C._disabled_torch_function_impl(function, types, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub leaves out the class
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return run(function, args, kwargs or {}, Counter())
@@ -69,11 +70,15 @@ class Pretended(Tensor):
         return f"Pretended({self.held})"
 
 
+class MixedDevicesError(RuntimeError):
+    """Tensors of the host and of the device met in one operation."""
+
+
 class Accelerator(TorchDispatchMode):
     """While it is entered there is such a device; ``waits`` says what waited for it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.waits: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -105,10 +110,11 @@ def check_same_device(name: str, leaves: list[Tensor]) -> None:
     """As torch does: only scalars may come from the host."""
     foreign = any(not isinstance(leaf, Pretended) and leaf.ndim > 0 for leaf in leaves)
     if foreign and name != "copy_":
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device")
+        raise MixedDevicesError(f"{name}: expected all tensors to be on the same device")
 
 
 def unwrapped(leaf: Any) -> Any:
+    """What it holds, if it is pretended."""
     return leaf.held if isinstance(leaf, Pretended) else leaf
 
 
