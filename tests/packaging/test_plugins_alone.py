@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,23 +23,60 @@ from .environments import Environment
 FOLDERS = folders(builder.ROOT)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_plugin_needs_nothing_but_the_kernel(
-    folder: Path, wheelhouse: Path, new_environment: Callable[[], Environment], tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Alone:
+    """What came of one plugin in an environment of its own."""
+
+    environment: Environment
+    done: subprocess.CompletedProcess[str]
+    report: Path
+
+
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest,
+    wheelhouse: Path,
+    third_party: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[Path, Future[Alone]]]:
+    """Those of this module's tests that are to run, one process on each core."""
+    here = (item for item in request.session.items if item.path == Path(__file__))
+    chosen: list[Path] = [item.callspec.params["folder"] for item in _parametrized(here)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # the cores are busy with the other environments
+        base = tmp_path_factory.mktemp("alone")
+        yield {
+            folder: pool.submit(_alone, folder, base / folder.name, wheelhouse, third_party)
+            for folder in chosen
+        }
+
+
+def _parametrized(items: Iterator[pytest.Item]) -> Iterator[Any]:
+    return (item for item in items if hasattr(item, "callspec"))
+
+
+def _alone(folder: Path, base: Path, wheelhouse: Path, third_party: Path) -> Alone:
+    """Installs the plugin's wheel and the kernel's, and runs its tests there."""
     plugin = Plugin.read(folder)
-    environment = new_environment()
+    environment = Environment(base / "environment", third_party)
     environment.install(wheelhouse, "--no-deps", "jdframework", plugin.distribution)
-    workplace = tmp_path / "workplace"
+    workplace = base / "workplace"
     workplace.mkdir()
     shutil.copy(builder.ROOT / "pyproject.toml", workplace)  # pytest's settings
     shutil.copytree(folder / "tests", workplace / "tests")
+    script = Path(__file__).with_name("alone.py")
+    done = environment.run(script, "report.json", "tests", plugin.module, folder=workplace)
+    return Alone(environment, done, workplace / "report.json")
 
-    alone = Path(__file__).with_name("alone.py")
-    done = environment.run(alone, "report.json", "tests", plugin.module, folder=workplace)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((workplace / "report.json").read_text("utf-8"))
-    assert report["offered"] == plugin.names()
-    assert all(Path(home).is_relative_to(environment.packages) for home in report["homes"])
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the first waits for those before it in the queue
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_plugin_needs_nothing_but_the_kernel(
+    folder: Path, running: dict[Path, Future[Alone]]
+) -> None:
+    alone = running[folder].result()
+    assert alone.done.returncode == 0, alone.done.stdout + alone.done.stderr
+    report = json.loads(alone.report.read_text("utf-8"))
+    assert report["offered"] == Plugin.read(folder).names()
+    assert all(Path(home).is_relative_to(alone.environment.packages) for home in report["homes"])
