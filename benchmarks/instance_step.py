@@ -64,7 +64,7 @@ def _row(subject: Subject, size: int, device: str, quick: bool) -> Mapping[str, 
         memory[name] = peak_bytes(steps[name], models[name], device)
     slow = steps.pop("torchjd autojac")
     times = measured(steps, 5 if quick else 11)
-    slowest = measured({"slow": slow}, 1 if quick else 3, warm_up=1)["slow"]
+    slowest = measured({"slow": slow}, 1, warm_up=1)["slow"]
     ours, ordinary = times["autogram"], times["ordinary"]
     slower, faster, larger = _TARGETS[subject.name][size]
     return {

@@ -42,7 +42,7 @@ from jdframework.linalg.min_norm import duality_gap
 Weigh = Callable[[Tensor], Tensor]
 REG_EPS: Final = 1e-4
 """What torchjd adds to the diagonal, relative to the trace."""
-INPUTS: Final = {2: 9, 8: 9, 16: 9, 32: 9, 64: 9, 128: 5, 256: 1}
+INPUTS: Final = {2: 9, 8: 5, 16: 5, 32: 5, 64: 3, 128: 2, 256: 1}
 """How many Gramians of each size."""
 QUICK: Final = {2: 3, 16: 3, 64: 2}
 ROUNDS: Final = 7
@@ -60,7 +60,7 @@ class Duel:
     """Of ours and of theirs, on the same Gramian; zero at the optimum, NaN where there is none."""
     wanted: Callable[[int], float]
     """How many times as fast ours is to be for ``m`` objectives; 0 where no figure is set."""
-    largest: int = 256
+    largest: int = 128
     """Up to how many objectives torchjd's can be waited for."""
 
 
