@@ -13,14 +13,7 @@ from torch import nn
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGIN_READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
-SNIPPET = re.compile(r'--8<-- "(.+)"\n')
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def included(block: str) -> str:
-    """The block, or the file that it includes."""
-    snippet = SNIPPET.fullmatch(block)
-    return block if snippet is None else (ROOT / snippet[1]).read_text("utf-8")
 
 
 def run(page: Path, namespace: dict[str, Any]) -> int:
@@ -29,7 +22,7 @@ def run(page: Path, namespace: dict[str, Any]) -> int:
     blocks = list(BLOCK.finditer(text))
     for block in blocks:
         lines_before = text[: block.start(1)].count("\n")
-        code = compile("\n" * lines_before + included(block[1]), str(page), "exec")
+        code = compile("\n" * lines_before + block[1], str(page), "exec")
         exec(code, namespace)  # noqa: S102  # the repository's own text
     return len(blocks)
 
