@@ -22,7 +22,6 @@ from jdframework.testing import EngineSuite
 
 from jd_plugin_autogram import Autogram
 from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.free_memory import amount, bytes_of
 from jd_plugin_autogram.layout import Layout, candidates
 from jd_plugin_autogram.pieces import Product
 from jd_plugin_autogram.rules import Rule, Use, by_objective, rules
@@ -189,12 +188,10 @@ class TestLayouts:
 
 
 class TestBudget:
-    def test_amounts_are_read_as_they_are_written(self) -> None:
-        assert amount("4GB") == amount("4 gib") == 4 * 2**30
-        assert amount("0.5KB") == 512
-        assert amount("12 B") == 12
-        assert bytes_of("1MB", torch.device("cpu")) == 2**20
-        assert 0 < bytes_of(0.5, torch.device("cpu")) < bytes_of(1.0, torch.device("cpu"))
+    @pytest.mark.parametrize("memory", ["4", "four GB", -0.5, 4])
+    def test_what_is_neither_an_amount_nor_a_share_is_refused(self, memory: float | str) -> None:
+        with pytest.raises(jd.ConfigError, match="autogram: memory"):
+            jd.engine("autogram", nn.Linear(2, 1), batch_dim=0, memory=memory)
 
 
 class Scale(nn.Module):

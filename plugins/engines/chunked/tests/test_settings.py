@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,28 +9,13 @@ import torch
 from torch import nn
 
 import jdframework as jd
+from jdframework.memory import free_bytes
 
 from jd_plugin_chunked import Chunked
-from jd_plugin_chunked.amount import in_bytes
 from jd_plugin_chunked.budget import Budget
-from jd_plugin_chunked.free import free_bytes, free_on_host
 from jd_plugin_chunked.layout import Layout
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("amount", "expected"),
-    [
-        ("500MB", 500_000_000),
-        ("4GB", 4_000_000_000),
-        (" 1.5 gib ", 3 * 2**29),
-        ("64KiB", 65536),
-        ("100B", 100),
-    ],
-)
-def test_amounts_are_read(amount: str, expected: int) -> None:
-    assert in_bytes(amount) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,20 +52,6 @@ def test_a_share_is_of_what_is_free() -> None:
     assert Budget(0.4, None, CPU).holds(1, layout)
     assert not Budget(0.1, None, CPU).holds(1, layout)
     assert not Budget(None, None, CPU).holds(5, layout)
-
-
-def test_a_container_has_no_more_than_its_limit_leaves(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    assert free_on_host(meminfo, tmp_path) == 8_192_000
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("4000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1000000\n")
-    assert free_on_host(meminfo, tmp_path) == 8_192_000
-    (tmp_path / "memory.max").write_text("5000000\n")
-    assert free_on_host(meminfo, tmp_path) == 2_000_000
-    (tmp_path / "memory.max").write_text("2000000\n")
-    assert free_on_host(meminfo, tmp_path) == 0
 
 
 def test_the_budget_sets_the_rows_of_a_pass() -> None:

@@ -17,13 +17,13 @@ from jdframework.autograd_graph import without
 from jdframework.bases import Engine, EngineConfig, WeightedSum
 from jdframework.combination import weights_of
 from jdframework.errors import UnsupportedModelError
+from jdframework.memory import in_bytes, setting_in_bytes
 from jdframework.multitask import cut_at, default_tasks_params
 from jdframework.objectives import check_differentiable
 from jdframework.objectives import objectives as given_objectives
 from jdframework.outcome import Check, Outcome
 
 from jd_plugin_autogram.experience import Experience
-from jd_plugin_autogram.free_memory import amount, bytes_of
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
 from jd_plugin_autogram.plan import planned
 from jd_plugin_autogram.recording import Recorder
@@ -54,7 +54,7 @@ class AutogramConfig(EngineConfig):
     @classmethod
     def _is_an_amount(cls, value: float | str) -> float | str:
         if isinstance(value, str):
-            amount(value)
+            in_bytes(value)
         elif not 0 <= value <= 1:
             raise ValueError("a share lies between 0 and 1; an amount is written as '4GB'")
         return value
@@ -206,7 +206,7 @@ class Autogram(Engine):
         plan = planned(objectives, routes, parameters, self._experience)
         others = without(routes.leaves, parameters) if outside else []
         size = self._experience.size(
-            routes.kind, lambda: bytes_of(self.config.memory, objectives.outputs[0].device)
+            routes.kind, lambda: setting_in_bytes(self.config.memory, objectives.outputs[0].device)
         )
         return Step(objectives, routes, plan, parameters, others, size)
 

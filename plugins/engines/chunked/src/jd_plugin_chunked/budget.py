@@ -8,9 +8,8 @@ from typing import Final
 import torch
 
 from jdframework import hooks
+from jdframework.memory import setting_in_bytes
 
-from jd_plugin_chunked.amount import in_bytes
-from jd_plugin_chunked.free import free_bytes
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.shortage import Shortage
 
@@ -34,10 +33,7 @@ class Budget:
     def __init__(
         self, memory: str | float | None, most_rows: int | None, device: torch.device
     ) -> None:
-        if isinstance(memory, str):
-            self._bytes = in_bytes(memory)
-        else:
-            self._bytes = int(free_bytes(device) * (memory or _USUAL_SHARE))
+        self._bytes = setting_in_bytes(memory or _USUAL_SHARE, device)
         self._given_rows = most_rows
         # On a CPU, batching gains nothing for models so large that their Jacobian does not fit.
         self._most_rows = most_rows or (1 if device.type == "cpu" else _MOST_ROWS)

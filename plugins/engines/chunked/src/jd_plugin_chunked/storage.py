@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jd_plugin_chunked.free import free_on_host
+from jdframework.memory import free_on_host
+
 from jd_plugin_chunked.layout import Layout
 
 Place: TypeAlias = Literal["device", "host", "disk"]

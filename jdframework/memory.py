@@ -1,8 +1,9 @@
-"""How much memory is free, on a device and on the host."""
+"""How a user writes an amount of memory, and how much of it is free."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,48 @@ import torch
 
 from jdframework.errors import ConfigError
 
+_UNITS: Final = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b", re.IGNORECASE)
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _UNLIMITED: Final = 1 << 62
+
+
+def in_bytes(amount: str) -> int:
+    """How many bytes a text means.
+
+    :param amount: A number and a unit: B, KB, MB, GB, TB, or KiB, MiB, GiB, TiB.
+    :raises ValueError: if it is none.
+
+    >>> in_bytes("4GB"), in_bytes("1.5 MiB")
+    (4000000000, 1572864)
+    """
+    found = _AMOUNT.fullmatch(amount.strip())
+    if found is None or found[2].lower() not in _UNITS:
+        raise ValueError("an amount is a number and a unit, as '500MB' or '4GB'")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def setting_in_bytes(setting: str | float, device: torch.device) -> int:
+    """What a setting comes to now.
+
+    :param setting: An amount such as ``"4GB"``, or a share of what is free on ``device``.
+    :param device: Any.
+    :raises ValueError: if the amount is none.
+    :raises ConfigError: if a share is asked for, and this system does not tell what is free.
+    """
+    if isinstance(setting, str):
+        return in_bytes(setting)
+    return int(setting * free_bytes(device))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -65,6 +106,5 @@ def _without_meminfo() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
         raise ConfigError(
-            "chunked: this system does not tell how much memory is free: give an amount, "
-            "as memory='4GB'"
+            "this system does not tell how much memory is free: give an amount, as memory='4GB'"
         ) from None
