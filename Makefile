@@ -12,6 +12,7 @@ TORCH ?=
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
 METADATA := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 CODE := jdframework tools $(PLUGINS:%=%/src) $(wildcard benchmarks)
+BENCHMARKS := instance_step task_step weightings overhead scaling autojac_modes chunked
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -53,7 +54,8 @@ docs: $(VENV)/docs  ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/bench  ## every benchmark; BENCH_ARGS="--quick" for a short run
-	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script $(BENCH_ARGS) || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) || exit 1; done
+	$(BIN)/python benchmarks/plots.py
 
 wheels: $(VENV)/installed  ## a wheel and an sdist of every distribution, into wheelhouse/
 	$(BIN)/python tools/wheelhouse.py wheelhouse

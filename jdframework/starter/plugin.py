@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jdframework import __version__, directory, discovery
-from jdframework.errors import JDError, UnknownNameError
+from jdframework.errors import ConfigError, JDError, NameConflictError
 from jdframework.names import Kind, is_canonical
 from jdframework.starter import library
 
@@ -40,7 +40,8 @@ def create(name: str, kind: Kind, into: Path, summary: str, author: str | None =
     :param summary: What it does, in one line.
     :param author: Who writes it; git's ``user.name`` when None.
     :return: The new folder.
-    :raises UnknownNameError: if the name is not in kebab-case, or is taken.
+    :raises ConfigError: if the name is not in kebab-case.
+    :raises NameConflictError: if the name is taken.
     :raises JDError: if the folder exists already, or git or copier is missing.
     """
     check_name(name, kind)
@@ -95,21 +96,22 @@ def update(folder: Path) -> Updated:
 def check_name(name: str, kind: Kind) -> None:
     """Refuses a name that no plugin may have, or that another one has.
 
-    :raises UnknownNameError: saying which name would do, or whose it is.
+    :raises ConfigError: if no plugin may have it, with one that would do.
+    :raises NameConflictError: if it is taken, with whose it is.
     """
     bare = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix(PREFIX)).strip("-")
     if not is_canonical(name) or not name[0].isalpha() or name.startswith(PREFIX):
         fitting = is_canonical(bare) and bare[0].isalpha()
         hint = f": try {bare!r}" if fitting else ", and begins with a letter"
-        raise UnknownNameError(f"{name!r} cannot be a name, which is in kebab-case{hint}")
+        raise ConfigError(f"{name!r} cannot be a name, which is in kebab-case{hint}")
     for offer in discovery.catalogue().find(kind, name):
-        raise UnknownNameError(
+        raise NameConflictError(
             f"the {kind} {offer.name!r} is offered by {offer.distribution} already, and two that "
             f"offer one name cannot both be used: choose another"
         )
     known = directory.lookup(name, kind)
     if known is not None:
-        raise UnknownNameError(
+        raise NameConflictError(
             f"the {kind} {known['name']!r} is published as {known['distribution']} already: "
             f"choose another name"
         )

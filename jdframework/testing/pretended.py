@@ -66,7 +66,7 @@ class Pretended(Tensor):
     ) -> Any:
         return run(function, args, kwargs or {}, Counter())
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's takes one more argument
         return f"Pretended({self.held})"
 
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.version import Version
 
 import jdframework
-from jdframework import JDError, UnknownNameError
+from jdframework import ConfigError, JDError, NameConflictError
 from jdframework.names import KINDS, Kind
 from jdframework.starter import plugin
 
@@ -79,13 +79,13 @@ def test_the_metadata_names_the_class_and_the_kernels_it_is_for(tmp_path: Path, 
 def test_a_name_that_cannot_be_one_is_refused_with_one_that_can(
     tmp_path: Path, name: str, hint: str
 ) -> None:
-    with pytest.raises(UnknownNameError, match=hint):
+    with pytest.raises(ConfigError, match=hint):
         create(name, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
 def test_a_name_that_another_plugin_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="offered by jd-plugin-upgrad already"):
+    with pytest.raises(NameConflictError, match="offered by jd-plugin-upgrad already"):
         create("upgrad", tmp_path)
     assert create("upgrad", tmp_path, "scalarizer").exists()
 
@@ -94,7 +94,7 @@ def test_a_name_that_is_published_but_not_installed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JD_DISABLE_PLUGINS", "mgda")
-    with pytest.raises(UnknownNameError, match="published as jd-plugin-mgda already"):
+    with pytest.raises(NameConflictError, match="published as jd-plugin-mgda already"):
         create("mgda", tmp_path)
 
 

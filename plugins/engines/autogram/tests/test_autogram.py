@@ -243,6 +243,13 @@ def test_an_installed_distribution_adds_a_rule_for_its_own_layer(
         rules.cache_clear()
 
 
+def test_a_rule_with_neither_rows_nor_pieces_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="the Gramian rule Empty defines neither rows nor pieces"):
+
+        class Empty(Rule):
+            layers = (Scale,)
+
+
 def test_a_broken_rule_of_a_third_party_is_named_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

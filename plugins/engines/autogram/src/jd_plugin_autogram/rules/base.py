@@ -97,9 +97,18 @@ class Rule:
     """Whether it knows that, where one output was computed from another, the gradient of the other
     is already whole."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        given = cls.rows is not Rule.rows or cls.pieces is not Rule.pieces
+        if hasattr(cls, "layers") and not given:
+            raise TypeError(f"the Gramian rule {cls.__name__} defines neither rows nor pieces")
+
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
-        """The rows of the Jacobian, ``[n·k, *shape]`` per wanted parameter."""
-        raise NotImplementedError(f"{type(self).__name__} gives neither rows nor pieces")
+        """The rows of the Jacobian, ``[n·k, *shape]`` per wanted parameter.
+
+        Only asked of rules without :meth:`pieces` of their own.
+        """
+        raise NotImplementedError  # a rule without either cannot be defined
 
     def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
         """The same in the cheapest form, one piece or more per parameter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ class LayerNorm(Rule):
         return range(len(shape) - len(layer.normalized_shape))
 
 
-class _PerChannel(Rule):
+class _PerChannel(Rule, ABC):
     """``y = x̂ ∘ w + b``, one ``w`` per channel."""
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
@@ -57,13 +58,9 @@ class _PerChannel(Rule):
             found.append(by_objective(split.flatten(2, -2).sum(2)))
         return found
 
+    @abstractmethod
     def scales(self, use: Use) -> Float[Tensor, "k N C"]:
         """``Σ_t B ∘ x̂`` of each image."""
-        return _summed(use.gradient * self.normalised(use))
-
-    def normalised(self, use: Use) -> Tensor:
-        """``x̂``."""
-        raise NotImplementedError
 
 
 class GroupNorm(_PerChannel):
@@ -92,12 +89,13 @@ class BatchNorm(_PerChannel):
     )
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def normalised(self, use: Use) -> Tensor:
-        """``x̂``."""
+    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
+        """``Σ_t B ∘ x̂`` of each image."""
         layer = use.layer
-        of_batch = use.training or layer.running_mean is None
-        mean, variance = (None, None) if of_batch else (layer.running_mean, layer.running_var)
-        return functional.batch_norm(_cast(use), mean, variance, training=of_batch, eps=layer.eps)
+        if not use.training and layer.running_mean is not None:
+            return _scales_by_statistics(use)
+        normalised = functional.batch_norm(_cast(use), None, None, training=True, eps=layer.eps)
+        return _summed(use.gradient * normalised)
 
     def serves(self, call: Call) -> bool:
         """Not if the running statistics that the call used have changed."""
@@ -118,14 +116,7 @@ class InstanceNorm(_PerChannel):
         """``Σ_t B ∘ x̂`` of each image."""
         if use.training or use.layer.running_mean is None:
             return _scales_of_groups(use, use.input.shape[1])
-        return super().scales(use)
-
-    def normalised(self, use: Use) -> Tensor:
-        """``x̂`` by running statistics."""
-        layer = use.layer
-        return functional.batch_norm(
-            _cast(use), layer.running_mean, layer.running_var, eps=layer.eps
-        )
+        return _scales_by_statistics(use)
 
     def serves(self, call: Call) -> bool:
         """Not if the running statistics that the call used have changed, nor one image alone."""
@@ -142,6 +133,15 @@ def _summed(tensor: Float[Tensor, "k N C *positions"]) -> Float[Tensor, "k N C"]
 def _cast(use: Use) -> Tensor:
     """The input in the precision in which the layer computed."""
     return use.input.to(use.gradient.dtype)
+
+
+def _scales_by_statistics(use: Use) -> Float[Tensor, "k N C"]:
+    """``Σ_t B ∘ x̂`` where running statistics normalise."""
+    layer = use.layer
+    normalised = functional.batch_norm(
+        _cast(use), layer.running_mean, layer.running_var, eps=layer.eps
+    )
+    return _summed(use.gradient * normalised)
 
 
 def _scales_of_groups(use: Use, groups: int) -> Float[Tensor, "k N C"]:
