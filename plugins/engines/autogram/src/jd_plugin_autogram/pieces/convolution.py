@@ -17,10 +17,13 @@ from jd_plugin_autogram.pieces.product import Product
 _SMALL: Final = 2**24
 """Bytes of rows that are made at once where they are not to be kept."""
 
-
 _LARGE: Final = 2**17
 """From how many entries of a weight on a product over patches is faster than a convolution of
 convolutions, as was seen on a CPU."""
+_LONG: Final = 128
+"""From how many positions on an update without the rows takes longer than keeping them."""
+_WORTH: Final = 2
+"""How many times as large as what they replace such rows may be."""
 
 
 class Geometry(NamedTuple):
@@ -67,7 +70,9 @@ class Convolved(Piece):
             return _total(part.ghost() for part in self._products(by_position=True))
         if n > 1 and not self.geometry.transposed and self.parameter.numel() > _LARGE:
             return _total(part.in_chunks() for part in self._products(by_position=False))
-        if k * n * self.parameter.numel() <= self.inputs.numel() + self.gradients.numel():
+        allowed = _WORTH if length >= _LONG else 1
+        given = self.inputs.numel() + self.gradients.numel()
+        if k * n * self.parameter.numel() <= allowed * given:
             self._kept = self.rows()
             self.inputs, self.gradients = self.inputs[:0], self.gradients[:, :0]
             return rows_gramian(self._kept)
@@ -102,11 +107,12 @@ class Convolved(Piece):
     def _weight_gradient(self, inputs: Tensor, gradients: Tensor, n: int) -> Tensor:
         """The weights' gradients of ``n`` convolutions that lie side by side in the channels."""
         geometry, shape = self.geometry, self.parameter.shape
-        weight = self.parameter.detach().new_empty(1).to(gradients.dtype)
+        # Never read; one that is expanded from a single number would be copied, which is slower.
+        weight = gradients.new_empty((n * shape[0], *shape[1:]))
         found: Tensor = torch.ops.aten.convolution_backward(
             gradients,
             inputs,
-            weight.expand(n * shape[0], *shape[1:]),
+            weight,
             None,
             geometry.stride,
             geometry.padding,

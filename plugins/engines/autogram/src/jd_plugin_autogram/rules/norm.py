@@ -48,19 +48,19 @@ class _PerChannel(Rule, ABC):
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """``Σ_t B ∘ x̂`` and ``Σ_t B``, per channel."""
-        needed = any(p is use.layer.weight for p in wanted)
-        scales = self.scales(use) if needed else None
+        scaled = any(p is use.layer.weight for p in wanted)
+        scales, shifts = self.sums(use) if scaled else (None, _summed(use.gradient))
         found = []
         for p in wanted:
-            sums = scales if p is use.layer.weight else _summed(use.gradient)
+            sums = scales if p is use.layer.weight else shifts
             assert sums is not None
             split = use.layout.split(sums, 1)
             found.append(by_objective(split.flatten(2, -2).sum(2)))
         return found
 
     @abstractmethod
-    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
-        """``Σ_t B ∘ x̂`` of each image."""
+    def sums(self, use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+        """``Σ_t B ∘ x̂`` and ``Σ_t B`` of each image."""
 
 
 class GroupNorm(_PerChannel):
@@ -69,9 +69,9 @@ class GroupNorm(_PerChannel):
     layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.GroupNorm,)
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
-        """``Σ_t B ∘ x̂`` of each image."""
-        return _scales_of_groups(use, use.layer.num_groups)
+    def sums(self, use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+        """``Σ_t B ∘ x̂`` and ``Σ_t B`` of each image."""
+        return _sums_of_groups(use, use.layer.num_groups)
 
 
 class BatchNorm(_PerChannel):
@@ -89,13 +89,13 @@ class BatchNorm(_PerChannel):
     )
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
-        """``Σ_t B ∘ x̂`` of each image."""
+    def sums(self, use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+        """``Σ_t B ∘ x̂`` and ``Σ_t B`` of each image."""
         layer = use.layer
         if not use.training and layer.running_mean is not None:
-            return _scales_by_statistics(use)
+            return _sums_by_statistics(use)
         normalised = functional.batch_norm(_cast(use), None, None, training=True, eps=layer.eps)
-        return _summed(use.gradient * normalised)
+        return _summed(use.gradient * normalised), _summed(use.gradient)
 
     def serves(self, call: Call) -> bool:
         """Not if the running statistics that the call used have changed."""
@@ -112,11 +112,11 @@ class InstanceNorm(_PerChannel):
     )
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def scales(self, use: Use) -> Float[Tensor, "k N C"]:
-        """``Σ_t B ∘ x̂`` of each image."""
+    def sums(self, use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+        """``Σ_t B ∘ x̂`` and ``Σ_t B`` of each image."""
         if use.training or use.layer.running_mean is None:
-            return _scales_of_groups(use, use.input.shape[1])
-        return _scales_by_statistics(use)
+            return _sums_of_groups(use, use.input.shape[1])
+        return _sums_by_statistics(use)
 
     def serves(self, call: Call) -> bool:
         """Not if the running statistics that the call used have changed, nor one image alone."""
@@ -135,17 +135,19 @@ def _cast(use: Use) -> Tensor:
     return use.input.to(use.gradient.dtype)
 
 
-def _scales_by_statistics(use: Use) -> Float[Tensor, "k N C"]:
-    """``Σ_t B ∘ x̂`` where running statistics normalise."""
+def _sums_by_statistics(use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+    """``Σ_t B ∘ x̂`` and ``Σ_t B`` where running statistics normalise."""
     layer = use.layer
     normalised = functional.batch_norm(
         _cast(use), layer.running_mean, layer.running_var, eps=layer.eps
     )
-    return _summed(use.gradient * normalised)
+    return _summed(use.gradient * normalised), _summed(use.gradient)
 
 
-def _scales_of_groups(use: Use, groups: int) -> Float[Tensor, "k N C"]:
-    """``Σ_t B ∘ x̂`` without ``x̂``: the images lie side by side, as if they were channels."""
+def _sums_of_groups(
+    use: Use, groups: int
+) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+    """``Σ_t B ∘ x̂`` and ``Σ_t B`` without ``x̂``: the images side by side, as if channels."""
     gradient, inputs = use.gradient, _cast(use)
     count, channels = inputs.shape[:2]
     length = inputs[0, 0].numel()
@@ -155,11 +157,13 @@ def _scales_of_groups(use: Use, groups: int) -> Float[Tensor, "k N C"]:
     ones = inputs.new_ones(count * channels)
     found = [
         torch.ops.aten.native_group_norm_backward(
-            g.reshape(flat.shape), flat, mean, scale, ones, *sizes, (False, True, False)
-        )[1]
+            g.reshape(flat.shape), flat, mean, scale, ones, *sizes, (False, True, True)
+        )[1:]
         for g in gradient.unbind()
     ]
-    return torch.stack(found).reshape(len(gradient), count, channels)
+    scales, shifts = zip(*found, strict=True)
+    shape = len(gradient), count, channels
+    return torch.stack(scales).reshape(shape), torch.stack(shifts).reshape(shape)
 
 
 def _normalised(layer: Any, inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
