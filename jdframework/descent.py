@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from jdframework import hooks, registry
 from jdframework.accumulation import add_to_grad
@@ -18,6 +15,7 @@ from jdframework.bases import WeightedSum
 from jdframework.combination import weights_of
 from jdframework.engine_choice import Automatic, required
 from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
+from jdframework.finiteness import Finiteness
 from jdframework.independent import Independent, cross_gramian, independent_batches
 from jdframework.multitask import weighted_gradients
 from jdframework.names import Kind
@@ -27,6 +25,7 @@ from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, 
 from jdframework.registry import Spec
 from jdframework.representation import Representation
 from jdframework.step import Step
+from jdframework.undoing import GradientsUndone, StateUndone
 
 OnNonFinite = Literal["raise", "skip", "propagate"]
 On = Literal["parameters", "features"]
@@ -106,7 +105,8 @@ class Descent:
     ) -> Step:
         """Adds the method's update to ``.grad``, as ``torch.Tensor.backward`` adds a gradient.
 
-        Whatever is raised on the way, ``.grad`` is as it was before.
+        Whatever is raised on the way, and if the step is skipped, ``.grad`` and the method's state
+        are as they were before.
 
         :param losses: A tensor of any shape, one objective per entry; a sequence of scalars; or a
             mapping from name to scalar.
@@ -122,8 +122,9 @@ class Descent:
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
             if the method needs ``independent`` batches and the right number of them with the same
             objectives is not given; if ``on="features"`` and there are no features.
-        :raises NonFiniteError: if a loss or a gradient is not finite, naming the objective and the
-            step (with ``on_nonfinite="raise"``).
+        :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
+            objective and the step, which is the number of earlier calls (with
+            ``on_nonfinite="raise"``).
 
         Two tasks on a shared trunk, whose heads get their own plain gradient:
 
@@ -153,18 +154,26 @@ class Descent:
         given = objectives(losses)
         check_differentiable(given)
         values = given.values()
+        finiteness = Finiteness(
+            self._steps,
+            given,
+            self._method,
+            self._names,
+            asked=self._on_nonfinite != "propagate",
+        )
         outcome: Outcome | None = None
         try:
-            self._check_losses(given, values)
+            finiteness.of_losses(values)
             if self._engine is None:
-                outcome = self._scalarized(given, values, retain_graph)
+                outcome = self._scalarized(finiteness, values, retain_graph)
             else:
-                outcome = self._served(self._engine, given, features, independent, retain_graph)
+                outcome = self._served(finiteness, features, independent, retain_graph)
         except NonFiniteError:
             if self._on_nonfinite != "skip":
                 raise
+        finally:
+            self._steps += 1
         step = self._record(given, values, outcome)
-        self._steps += 1
         hooks.call("jd_step", step=step)
         return step
 
@@ -240,6 +249,11 @@ class Descent:
             trained = [names[id(parameter)] for parameter in self._trained()]
             self._method.bind(trained, list(names.values()))
 
+    def _names(self) -> dict[int, str]:
+        """What to call each parameter, by its identity; the method's own begin with its name."""
+        learned = self._method.named_parameters(prefix=self._method.name)
+        return _parameter_names(self._modules) | {id(p): name for name, p in learned}
+
     def _weighting(self) -> Any:
         """The method, or the weighting that an aggregator was made of."""
         return self._method.weighting if isinstance(self._method, WeightedSum) else self._method
@@ -249,83 +263,74 @@ class Descent:
         found = (p for module in self._modules for p in module.parameters() if p.requires_grad)
         return list(dict.fromkeys(found))
 
-    def _scalarized(self, given: Objectives, values: Tensor, retain_graph: bool) -> Outcome:
+    def _scalarized(self, finiteness: Finiteness, values: Tensor, retain_graph: bool) -> Outcome:
+        given = finiteness.given
         leaf = values.clone().requires_grad_()
         leaves = [*leaves_of(given.tensors), *self._method.parameters()]
-        with _Restored(leaves):
+        with GradientsUndone(leaves), StateUndone(self._method):
             self._method(leaf).backward()
             weights = torch.zeros_like(values) if leaf.grad is None else leaf.grad
             starts = _like(given, weights)
             torch.autograd.backward(given.tensors, starts, retain_graph=retain_graph)
-            self._check_gradients(leaf.grad for leaf in leaves)
+            finiteness.of_gradients(leaves, [leaf.grad for leaf in leaves], weights)
         return Outcome(weights.reshape(-1), None)
 
     def _served(
         self,
-        engine: Engine,
-        given: Objectives,
+        finiteness: Finiteness,
         features: Tensor | Sequence[Tensor] | None,
         independent: Independent | None,
         retain_graph: bool,
     ) -> Outcome:
+        given = finiteness.given
         cut_at = [features] if isinstance(features, Tensor) else features
         others: tuple[Objectives, ...] = ()
         if "cross-gramian" in self._method.needs:
             others = independent_batches(self._weighting(), independent, given)
         self._bind()
+        # A method that learns adds to its own gradients, before the engine is done.
+        learned = list(self._method.parameters())
         while True:
             try:
-                # A method that learns adds to its own gradients, before the engine is done.
-                with _Restored(list(self._method.parameters())):
+                with GradientsUndone(learned), StateUndone(self._method), finiteness.of_answers():
                     if others:
-                        return self._crossed(engine, given, others, cut_at, retain_graph)
-                    return self._descended(engine, given, cut_at, retain_graph)
+                        return self._crossed(finiteness, others, cut_at, retain_graph)
+                    return self._descended(finiteness, cut_at, retain_graph)
             except UnsupportedModelError as refusal:
                 if self._automatic is None:
                     raise
-                engine = self._engine = self._automatic.replace(refusal)
+                self._engine = self._automatic.replace(refusal)
 
     def _descended(
-        self,
-        engine: Engine,
-        given: Objectives,
-        features: Sequence[Tensor] | None,
-        retain_graph: bool,
+        self, finiteness: Finiteness, features: Sequence[Tensor] | None, retain_graph: bool
     ) -> Outcome:
-        update = partial(
-            engine.update,
-            given.as_engine_input(),
-            self._method,
-            features=features,
-            retain_graph=retain_graph,
-            check=None if self._on_nonfinite == "propagate" else self._checker(given),
-        )
-        if not isinstance(engine, Representation):
-            return update()
+        engine = cast(Engine, self._engine)
         # A trunk's gradient may not be finite where that of its features is.
-        leaves = leaves_of(given.tensors)
-        with _Restored(leaves):
-            outcome = update()
-            self._check_gradients(leaf.grad for leaf in leaves)
-            return outcome
+        known = list if isinstance(engine, Representation) else self._trained
+        with finiteness.of_updates(known):
+            return engine.update(
+                finiteness.given.as_engine_input(),
+                self._method,
+                features=features,
+                retain_graph=retain_graph,
+                check=finiteness.of_gramian if finiteness.asked else None,
+            )
 
     def _crossed(
         self,
-        engine: Engine,
-        given: Objectives,
+        finiteness: Finiteness,
         others: tuple[Objectives, ...],
         features: Sequence[Tensor] | None,
         retain_graph: bool,
     ) -> Outcome:
         """The update with weights that come from the cross-gramian of two batches."""
-        shared = self._trained()
+        given, shared = finiteness.given, self._trained()
         for batch in (given, *others):
             _check_reaches(batch, shared)
-            self._check_losses(batch, batch.values())
+            finiteness.of_losses(batch.values(), batch)
         first, second = (given, *others)[-2:]
-        cross, gramian = cross_gramian(engine, first, second)
-        if self._on_nonfinite != "propagate":
-            self._checker(given)(cross)
+        cross, gramian = cross_gramian(cast(Engine, self._engine), first, second)
+        finiteness.of_gramian(cross)
         weights = weights_of(self._weighting(), cross, (), given.values())
         targets, found = weighted_gradients(
             given.tensors,
@@ -334,41 +339,9 @@ class Descent:
             shared_params=shared,
             retain_graph=retain_graph,
         )
-        self._check_gradients(found)
+        finiteness.of_gradients(targets, found)
         add_to_grad(targets, found)
         return Outcome(weights, gramian if first is given else None)
-
-    def _checker(self, given: Objectives) -> Any:
-        def check(gramian: Tensor) -> None:
-            norms = gramian.diagonal()
-            if not bool(torch.isfinite(norms.sum())):
-                self._refuse(given, norms, "the gradient")
-
-        return check
-
-    def _check_losses(self, given: Objectives, values: Tensor) -> None:
-        if self._on_nonfinite != "propagate" and not bool(torch.isfinite(values.sum())):
-            self._refuse(given, values.reshape(-1), "the loss")
-
-    def _check_gradients(self, gradients: Iterable[Tensor | None]) -> None:
-        if self._on_nonfinite == "propagate":
-            return
-        found = [gradient for gradient in gradients if gradient is not None]
-        if not bool(torch.isfinite(get_total_norm(found, norm_type=math.inf))):
-            raise NonFiniteError(
-                f"step {self._steps}: all losses are finite, but the gradient of their combination "
-                f"is not; on_nonfinite='skip' would leave such steps out"
-            )
-
-    def _refuse(self, given: Objectives, values: Tensor, what: str) -> None:
-        bad = [given.names[int(i)] for i in torch.nonzero(~torch.isfinite(values)).flatten()]
-        if not bad:
-            return
-        several = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise NonFiniteError(
-            f"step {self._steps}: {what} of objective {', '.join(map(repr, bad[:3]))}{several} is "
-            f"not finite; on_nonfinite='skip' would leave such steps out"
-        )
 
     def _record(self, given: Objectives, values: Tensor, outcome: Outcome | None) -> Step:
         return Step(
@@ -379,25 +352,6 @@ class Descent:
             gramian=None if outcome is None else outcome.gramian,
             engine=_AUTOGRAD if self._engine is None else self._engine.name,
         )
-
-
-class _Restored:
-    """A context that puts ``.grad`` back as it was if the backward pass inside of it fails."""
-
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._before = [
-            (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.clone()) for leaf in leaves
-        ]
-
-    def __enter__(self) -> None:
-        pass
-
-    @torch.no_grad()
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            return
-        for leaf, grad, copy in self._before:
-            leaf.grad = grad if grad is None or copy is None else grad.copy_(copy)
 
 
 def _check_choice(argument: str, given: object, choices: Any) -> None:

@@ -15,7 +15,8 @@ class Remembering(BaseMethod):
     """Mix-in of a method that remembers tensors whose shape its settings do not tell.
 
     Each is a buffer, empty until the method assigns it, and part of ``state_dict()``. A saved one
-    of any shape loads strictly into a fresh instance.
+    of any shape loads strictly into a fresh instance. A method assigns a new tensor and never
+    changes the one that is there, so that a step that fails can be undone without a copy.
     """
 
     memory: ClassVar[tuple[str, ...]] = ()

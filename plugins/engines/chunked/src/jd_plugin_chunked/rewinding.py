@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from types import TracebackType
 from typing import Any
 
 import torch
+
+from jdframework.undoing import StateUndone
 
 
 class Rewinding:
@@ -16,8 +17,7 @@ class Rewinding:
     """
 
     def __init__(self, method: Any) -> None:
-        self._method = method
-        self._state = copy.deepcopy(method.state_dict())
+        self._state = StateUndone(method)
         self._random = torch.get_rng_state()
 
     def __enter__(self) -> None:
@@ -29,6 +29,6 @@ class Rewinding:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._state.__exit__(kind, error, trace)
         if error is not None:
-            self._method.load_state_dict(self._state)
             torch.set_rng_state(self._random)

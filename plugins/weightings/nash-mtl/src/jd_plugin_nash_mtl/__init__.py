@@ -93,14 +93,14 @@ class NashMTL(GramianWeighting):
         length = (weights @ gramian @ weights).clamp(min=0.0).sqrt()
         return weights * (self.config.max_norm / length).clamp(max=1.0)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The number of calls and the last solution, for ``state_dict()``."""
-        return {"calls": self._calls, "solution": self._solution.tolist()}
+    def get_extra_state(self) -> Tensor:
+        """The number of calls and, after it, the last solution, for ``state_dict()``."""
+        calls = torch.tensor([self._calls], dtype=torch.float64)
+        return torch.cat([calls, self._solution.cpu()])
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Puts them back."""
-        self._calls = state["calls"]
-        self._solution = torch.tensor(state["solution"], dtype=torch.float64)
+        self._calls, self._solution = int(state[0]), state[1:].cpu().clone()
 
     def _bargained(self, gramian: Tensor) -> Tensor:
         every = self.config.update_weights_every

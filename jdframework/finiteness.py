@@ -1,0 +1,151 @@
+"""Refusing what is NaN or infinite in a step, before any of it reaches ``.grad``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from jdframework.accumulation import inspected
+from jdframework.autograd_graph import graph_of
+from jdframework.bases import BaseMethod
+from jdframework.errors import NonFiniteError
+from jdframework.objectives import Objectives
+
+_REMEDY: Final = "on_nonfinite='skip' would leave such steps out"
+
+
+@dataclass(frozen=True)
+class Finiteness:
+    """Looks at what a step computes on its way from the losses to ``.grad``.
+
+    Each look raises :class:`~jdframework.errors.NonFiniteError`, which names the step and, where
+    it can be told, the objective. Nothing is looked at twice, as each look waits for the device.
+
+    :param step: The step's number.
+    :param given: The objectives.
+    :param method: What combines them.
+    :param parameter_names: Called where a parameter is to be named, which is given by its identity.
+    :param asked: False if nothing is to be refused.
+    """
+
+    step: int
+    given: Objectives
+    method: nn.Module
+    parameter_names: Callable[[], Mapping[int, str]]
+    asked: bool
+
+    def of_losses(self, values: Float[Tensor, "..."], given: Objectives | None = None) -> None:
+        """Refuses a loss that is not finite.
+
+        :param values: The losses.
+        :param given: What they are called, if it is not the step's own objectives.
+        """
+        if self.asked and not bool(torch.isfinite(values.sum())):
+            self._refuse(given or self.given, values, "the loss")
+
+    def of_gramian(self, gramian: Float[Tensor, "m m"]) -> None:
+        """Refuses a gradient that is not finite, as its squared norm shows."""
+        norms = gramian.diagonal()
+        if self.asked and not bool(torch.isfinite(norms.sum())):
+            self._refuse(self.given, norms, "the gradient")
+
+    def of_gradients(
+        self,
+        tensors: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        weights: Float[Tensor, "..."] | None = None,
+    ) -> None:
+        """Refuses a gradient that is not finite, of several objectives together.
+
+        :param tensors: Leaves.
+        :param gradients: One each, or None.
+        :param weights: Of the objectives, one of which may be the cause.
+        """
+        if not self.asked or _are_finite([g for g in gradients if g is not None]):
+            return
+        if weights is not None:
+            self._refuse(self.given, weights, f"{self.method.name}'s weight")
+        tensor = next(
+            tensor
+            for tensor, gradient in zip(tensors, gradients, strict=True)
+            if gradient is not None and not _are_finite([gradient])
+        )
+        name = self.parameter_names().get(id(tensor))
+        which = f"of shape {list(tensor.shape)}" if name is None else repr(name)
+        raise NonFiniteError(
+            f"step {self.step}: all losses are finite, but the gradient of {self._reaching(tensor)} "
+            f"with respect to the parameter {which} is not; {_REMEDY}"
+        )
+
+    @contextmanager
+    def of_answers(self) -> Iterator[None]:
+        """Refuses weights, and directions, that the method gives in the body, before their use."""
+        with ExitStack() as hooks:
+            for method in self.method.modules() if self.asked else ():
+                if isinstance(method, BaseMethod):
+                    hooks.enter_context(method.register_forward_hook(self._of_answer))
+            yield
+
+    @contextmanager
+    def of_updates(self, known: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
+        """Refuses what an engine is about to add to ``.grad`` in the body.
+
+        :param known: Gives the tensors whose updates are finite, since their Gramian and the
+            weights are.
+        """
+
+        def inspect(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+            excluded = {id(tensor) for tensor in known()}
+            pairs = zip(tensors, gradients, strict=True)
+            kept = [pair for pair in pairs if id(pair[0]) not in excluded]
+            self.of_gradients([t for t, _ in kept], [gradient for _, gradient in kept])
+
+        if not self.asked:
+            yield
+            return
+        with inspected(inspect):
+            yield
+
+    def _of_answer(self, method: Any, _: Any, answer: Any) -> None:
+        if not isinstance(answer, Tensor) or _are_finite([answer]):
+            return
+        if method.kind == "weighting" and answer.numel() == self.given.m:
+            self._refuse(self.given, answer, f"{method.name}'s weight")
+        raise NonFiniteError(
+            f"step {self.step}: all gradients are finite, but what {method.name} made of them is "
+            f"not; {_REMEDY}"
+        )
+
+    def _refuse(self, given: Objectives, values: Tensor, what: str) -> None:
+        bad = [given.names[int(i)] for i in torch.nonzero(~torch.isfinite(values).reshape(-1))]
+        if bad:
+            raise NonFiniteError(
+                f"step {self.step}: {what} of objective {_listed(bad)} is not finite; {_REMEDY}"
+            )
+
+    def _reaching(self, tensor: Tensor) -> str:
+        """The objectives that depend on a tensor; all, where they are entries of one tensor."""
+        names = self.given.names
+        if len(self.given.tensors) > 1:
+            pairs = zip(names, self.given.tensors, strict=True)
+            names = tuple(name for name, loss in pairs if graph_of([loss]).reaches(tensor))
+        return f"objective {_listed(names)}{' together' if len(names) > 1 else ''}"
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all entries are, in one pass and with one wait for the device."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    return bool(torch.isfinite(get_total_norm(filled, norm_type=math.inf)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    several = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + several
