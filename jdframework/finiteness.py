@@ -81,8 +81,8 @@ class Finiteness:
         name = self.parameter_names().get(id(tensor))
         which = f"of shape {list(tensor.shape)}" if name is None else repr(name)
         raise NonFiniteError(
-            f"step {self.step}: all losses are finite, but the gradient of {self._reaching(tensor)} "
-            f"with respect to the parameter {which} is not; {_REMEDY}"
+            f"step {self.step}: all losses are finite, but the gradient of "
+            f"{self._reaching(tensor)} with respect to the parameter {which} is not; {_REMEDY}"
         )
 
     @contextmanager

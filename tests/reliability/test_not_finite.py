@@ -77,7 +77,7 @@ class TestEveryMethod:
         assert same(snapshot(descent), snapshot(untroubled))
 
     def test_propagating_raises_nothing_of_ours(self, kind: Kind, name: str, fault: Any) -> None:
-        network, _, bad = self.bad_step(kind, name, fault, "propagate")
+        *_, bad = self.bad_step(kind, name, fault, "propagate")
         try:
             done = bad()
         except jd.NonFiniteError:
