@@ -158,6 +158,16 @@ class MethodSuite(Suite):
             f"original: some state is not in state_dict()"
         )
 
+    def test_the_state_is_tensors(self) -> None:
+        """Each value of ``state_dict()`` is a tensor, which every format of checkpoints takes."""
+        method = self.make()
+        self.advanced(method)
+        for key, value in method.state_dict().items():
+            assert isinstance(value, Tensor), (
+                f"state_dict() has {key!r} as {type(value).__name__}: keep it in a buffer, or give "
+                f"a tensor from get_extra_state()"
+            )
+
     def test_a_method_that_remembers_has_reset(self) -> None:
         """What changes its state has a ``reset()``."""
         method = self.make()

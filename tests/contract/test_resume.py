@@ -1,18 +1,25 @@
 """Ten steps, save, a new process, load, ten steps: as twenty steps, bit for bit.
 
-It is asked of every installed method, and so of each that has a state, whether it says so or not.
+So it is after a SIGKILL between two checkpoints. It is asked of every installed method, and so of
+each that has a state, whether it says so or not.
 """
 
 from __future__ import annotations
 
+import json
+import random
+import secrets
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import jdframework as jd
@@ -20,9 +27,11 @@ from jdframework.names import Kind
 from jdframework.testing import derived_suite
 
 from . import resuming
+from .killed import STEPS, load
 from .resuming import HALF, Run
 
 KINDS: tuple[Kind, ...] = ("weighting", "aggregator", "scalarizer")
+ROOT = Path(__file__).parents[2]
 METHODS = [(kind, name) for kind in KINDS for name in jd.available(kind)]
 
 
@@ -99,3 +108,59 @@ def test_a_state_that_is_left_out_is_noticed() -> None:
     forgetful = Run.fresh(*spec)
     forgetful.load({**state, "method": forgetful.descent.state_dict()})
     assert differences(weights[HALF:], forgetful.train(HALF, 2 * HALF))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """For every method: SIGKILL between two checkpoints, again and again, changes no bit."""
+    runs = [
+        (f"{kind}-{name}{('.pt', '.safetensors')[i % 2]}", kind, name, config_of(kind, name))
+        for i, (kind, name) in enumerate(METHODS)
+    ]
+    (tmp_path / "runs.json").write_text(json.dumps(runs), "utf-8")
+    start = time.monotonic()
+    whole = [Run.fresh(*spec) for _, *spec in runs]
+    for run in whole:
+        run.train(0, STEPS)
+    duration = time.monotonic() - start
+    seed, kills = secrets.randbits(32), 0
+    moments = random.Random(seed)  # noqa: S311  # a test's moments are no secret
+    while kills < 2 and not ends_within(moments.uniform(0.1, 0.6) * duration, tmp_path):
+        kills += 1
+    assert kills, "the run was over before the first kill"
+    assert ends_within(None, tmp_path)
+    for (file, *spec), expected in zip(runs, whole, strict=True):
+        found = Run.fresh(*spec)
+        assert load(found, tmp_path / file) == STEPS
+        different = differences(expected.state(), found.state())
+        assert not different, (
+            f"{file}: after {kills} kills (seed {seed}) these differ: {', '.join(different)}"
+        )
+
+
+def ends_within(seconds: float | None, folder: Path) -> bool:
+    """Trains in a process, which is killed after ``seconds`` of training; whether it ended."""
+    command = [sys.executable, "-W", "error", "-m", "tests.contract.killed", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "training\n"
+        try:
+            assert process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            return False
+        return True
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_a_state_is_tensors_that_safetensors_takes(kind: Kind, name: str, tmp_path: Path) -> None:
+    run = Run.fresh(kind, name, config_of(kind, name))
+    for _ in range(2):
+        state = run.descent.state_dict()
+        assert all(isinstance(value, Tensor) for value in state.values())
+        save_file(state, tmp_path / "state.safetensors")
+        fresh = Run.fresh(kind, name, config_of(kind, name)).descent
+        fresh.load_state_dict(load_file(tmp_path / "state.safetensors"))
+        assert not differences(state, fresh.state_dict())
+        run.train(0, 3)

@@ -44,6 +44,32 @@ class TestStateInAnAttribute(WeightingSuite):
     caught_by = ("test_a_saved_state_resumes_exactly",)
 
 
+class StateInADictionary(GramianWeighting):
+    """It resumes exactly, but ``safetensors`` refuses its state."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.reset()
+
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        self.calls += 1
+        return gramian.new_full((len(gramian),), self.calls)
+
+    def reset(self) -> None:
+        self.calls = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+class TestStateInADictionary(WeightingSuite):
+    spec = StateInADictionary
+    caught_by = ("test_the_state_is_tensors",)
+
+
 class StateOfUnknownShape(GramianWeighting):
     """Its buffer appears with the first call, so that a fresh instance refuses the state."""
 
