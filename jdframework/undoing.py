@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,28 +44,28 @@ class StateUndone:
     """A context that puts a method's state back as it was if its body raises.
 
     What :class:`~jdframework.bases.Remembering` keeps may be as large as the Jacobian; it is
-    replaced in each step and never changed, so that a reference suffices. Everything else in
-    ``state_dict()`` is copied.
+    replaced in each step and never changed, so that a reference suffices. Everything else is
+    copied. Putting it back takes no memory, as a lack of it may be what was raised.
 
     :param method: A weighting, an aggregator or a scalarizer.
     """
 
     def __init__(self, method: nn.Module) -> None:
-        self._method = method
-        self._remembered = {
-            f"{path}.{name}" if path else name: (owner, name, owner.get_buffer(name))
-            for path, owner in method.named_modules()
-            if isinstance(owner, Remembering)
-            for name in owner.memory
-        }
-        state: dict[str, Any] = method.state_dict()
-        self._rest = {
-            key: copy.deepcopy(value) for key, value in state.items() if key not in self._remembered
-        }
+        self._before: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
+        self._extra: list[tuple[nn.Module, Any]] = []
+        for owner in method.modules():
+            replaced = owner.memory if isinstance(owner, Remembering) else ()
+            for name, tensor in {**owner._buffers, **owner._parameters}.items():
+                as_it_is = tensor is None or name in replaced
+                copied = None if as_it_is else cast(Tensor, tensor).detach().clone()
+                self._before.append((owner, name, tensor, copied))
+            if type(owner).get_extra_state is not nn.Module.get_extra_state:
+                self._extra.append((owner, copy.deepcopy(owner.get_extra_state())))
 
     def __enter__(self) -> None:
         pass
 
+    @torch.no_grad()
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -74,7 +74,9 @@ class StateUndone:
     ) -> None:
         if kind is None:
             return
-        if self._rest:
-            self._method.load_state_dict(self._rest, strict=False)
-        for owner, name, tensor in self._remembered.values():
+        for owner, name, tensor, copied in self._before:
+            if tensor is not None and copied is not None:
+                tensor.copy_(copied)
             setattr(owner, name, tensor)
+        for owner, state in self._extra:
+            owner.set_extra_state(state)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import jdframework as jd
 from jdframework.bases import BaseMethod
@@ -32,17 +33,22 @@ Fault = Callable[[nn.Sequential, jd.Descent], contextlib.AbstractContextManager[
 
 
 class OutOfMemory(TorchDispatchMode):
-    """Every operation from the ``first`` one on finds no memory."""
+    """Every operation from the ``first`` one on that allocates finds no memory."""
 
     def __init__(self, first: int) -> None:
         super().__init__()
         self.left = first
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.left -= 1
+        result = func(*args, **(kwargs or {}))
+        self.left -= not storages(result) <= storages((args, kwargs))
         if self.left < 0:
             raise torch.OutOfMemoryError("simulated: out of memory")
-        return func(*args, **(kwargs or {}))
+        return result
+
+
+def storages(tree: Any) -> set[int]:
+    return {t.untyped_storage()._cdata for t in tree_leaves(tree) if isinstance(t, Tensor)}
 
 
 @contextlib.contextmanager
@@ -75,7 +81,7 @@ def no_memory_at(first: int) -> Fault:
     def fault(network: nn.Sequential, descent: jd.Descent) -> OutOfMemory:
         return OutOfMemory(first)
 
-    fault.__name__ = f"no_memory_from_operation_{first}_on"
+    fault.__name__ = f"no_memory_for_allocation_{first}"
     return fault
 
 
@@ -169,4 +175,5 @@ def test_a_large_state_is_undone_without_a_copy() -> None:
         assert aggregator.tracked.data_ptr() != before
         raise KeyError
     assert aggregator.tracked.data_ptr() == before
-    assert "tracked" not in undone._rest
+    copies = {name: copied for _, name, _, copied in undone._before}
+    assert copies["tracked"] is None
