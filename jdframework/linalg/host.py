@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jdframework.linalg.threads import calm
 from jdframework.linalg.unit_problem import Array
 
 
@@ -26,7 +27,8 @@ def on_host(
     if all(np.isfinite(array).all() for array in (first, *rest)):
         if not (first == first.T).all():
             first = np.tril(first) + np.tril(first, -1).T
-        result = solve(first, *rest)
+        with calm(len(first)):
+            result = solve(first, *rest)
     else:
         result = np.full(shape, np.nan)
     return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.dtype).to(gramian.device)

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from jdframework.errors import SolverError
 from jdframework.linalg.host import on_host
-from jdframework.linalg.min_norm import min_norm_weights
+from jdframework.linalg.min_norm import min_norm_point
 from jdframework.linalg.spectral import carried_precision
 from jdframework.linalg.unit_problem import Array
 
 _STATIONARY: Final = 8
 """Times ``m`` rounding errors: a combination of unit rows whose square is below that is zero."""
+_EPSILON: Final = float(np.finfo(np.float64).eps)
+_ORDINARY: Final = 8
+"""After so many steps it is first found out whether there is a solution at all."""
 _STEPS: Final = 500
 _AIM: Final = 1e-13
 """The residual, beyond rounding, at which the iteration ends."""
@@ -54,26 +57,51 @@ def fair_weights(
 
 
 def _fair_weights(alpha: float, gramian: Array, weights: Array) -> Array:
-    solution = np.full(len(gramian), np.inf)
     present = gramian.diagonal() > 0.0
+    if present.all():
+        return _of_present(alpha, gramian, weights)
+    solution = np.full(len(gramian), np.inf)
     if present.any():
         solution[present] = _of_present(alpha, gramian[np.ix_(present, present)], weights[present])
     return solution
 
 
 def _of_present(alpha: float, gramian: Array, weights: Array) -> Array:
-    precision = carried_precision(torch.from_numpy(gramian))
-    norms = np.sqrt(gramian.diagonal())
-    cosines = _semidefinite(gramian / norms / norms[:, None])
-    shortest = min_norm_weights(torch.from_numpy(cosines)).numpy()
-    if shortest @ cosines @ shortest <= _STATIONARY * len(cosines) * precision:
-        return np.full(len(cosines), np.inf)
     power = 1.0 / alpha
-    alone = (np.log(weights) - 2.0 * np.log(norms)) / (1.0 + power)
-    scale = alone + np.log(norms)
+    norms = np.sqrt(gramian.diagonal())
+    cosines = gramian / norms / norms[:, None]
+    logarithms = np.log(norms)
+    alone = (np.log(weights) - 2.0 * logarithms) / (1.0 + power)
+    scale = alone + logarithms
     relative = np.exp(scale - scale.max())
+    weights = relative**2  # in these units, up to a factor
     matrix = cosines * relative * relative[:, None]
-    return np.asarray(np.exp(alone) * _newton(matrix, relative**2, power))
+    point, reached = _newton(matrix, weights, power, _ORDINARY, _start(matrix, weights, power))
+    if not (reached <= _AIM and _is_far_from_stationary(cosines, relative * point)):
+        if _is_stationary(gramian, cosines):
+            return np.full(len(cosines), np.inf)
+        if not reached <= _AIM:
+            matrix = _semidefinite(cosines) * relative * relative[:, None]
+            point = _to_the_end(matrix, weights, power, point)
+    return np.asarray(np.exp(alone) * point)
+
+
+def _is_far_from_stationary(cosines: Array, direction: Array) -> bool:
+    """Whether ``y > 0`` shows that no convex combination of the unit rows is nearly zero.
+
+    Its product with each row is at least ``min(Cy)``, so none is shorter than that over ``|Jᵀy|``.
+    What is far enough for single precision is so for double.
+    """
+    products = cosines @ direction
+    least = float(products.min())
+    unsure = _STATIONARY * len(cosines) * float(np.finfo(np.float32).eps)
+    return least > 0.0 and least * least > unsure * float(direction @ products)
+
+
+def _is_stationary(gramian: Array, cosines: Array) -> bool:
+    shortest = min_norm_point(cosines)
+    precision = carried_precision(torch.from_numpy(gramian))
+    return bool(shortest @ cosines @ shortest <= _STATIONARY * len(cosines) * precision)
 
 
 def _semidefinite(cosines: Array) -> Array:
@@ -82,16 +110,11 @@ def _semidefinite(cosines: Array) -> Array:
     return cosines if values[0] >= 0.0 else (vectors * np.maximum(values, 0.0)) @ vectors.T
 
 
-def _newton(matrix: Array, weights: Array, power: float) -> Array:
-    """``z > 0`` with ``(Hz)_i = w_i z_i^(-power)``, of ``w`` the diagonal of ``H`` (or nearly)."""
-    point = np.full(len(weights), (weights.sum() / matrix.sum()) ** (1.0 / (1.0 + power)))
-    with np.errstate(all="ignore"):  # powers may overflow: the residual will tell
-        reached = fair_residual(matrix, weights, power, point)
-        for _ in range(_STEPS):
-            if not reached > _AIM:
-                break
-            point = point * (1.0 + _step(matrix, weights, power, point))
-            reached = fair_residual(matrix, weights, power, point)
+def _to_the_end(matrix: Array, weights: Array, power: float, point: Array) -> Array:
+    """``z`` with its equations solved as well as rounding allows, from a first one."""
+    if not np.isfinite(point).all():
+        point = _start(matrix, weights, power)
+    point, reached = _newton(matrix, weights, power, _STEPS, point)
     if not reached <= _ACCEPTED:
         raise SolverError(
             f"no fair weights were found: the residual of their equations is {reached:.1e} "
@@ -101,13 +124,37 @@ def _newton(matrix: Array, weights: Array, power: float) -> Array:
     return point
 
 
-def _step(matrix: Array, weights: Array, power: float, point: Array) -> Array:
+def _start(matrix: Array, weights: Array, power: float) -> Array:
+    """The same number for all, which solves the sum of the equations."""
+    with np.errstate(all="ignore"):  # the sum is zero where the rows cancel out
+        return np.full(len(weights), (weights.sum() / matrix.sum()) ** (1.0 / (1.0 + power)))
+
+
+def _newton(
+    matrix: Array, weights: Array, power: float, steps: int, point: Array
+) -> tuple[Array, float]:
+    """``z > 0`` with ``(Hz)_i = w_i z_i^(-power)``, of ``w`` the diagonal of ``H`` (or nearly).
+
+    :return: ``z`` after at most so many steps from ``point``, and the residual that it reaches.
+    """
+    sizes = np.abs(matrix)
+    with np.errstate(all="ignore"):  # powers may overflow: the residual will tell
+        for left in range(steps, -1, -1):
+            product, pull = matrix @ point, weights * point**-power
+            reached = _residual(product, pull, sizes @ point)
+            if not left or not reached > _AIM:
+                break
+            point = point * (1.0 + _step(matrix, weights, power, point, product, pull))
+    return point, reached
+
+
+def _step(
+    matrix: Array, weights: Array, power: float, point: Array, product: Array, pull: Array
+) -> Array:
     """By which share of itself each entry changes."""
-    barrier = weights * point ** (1.0 - power)
-    downhill = barrier - point * (matrix @ point)
-    curvature = matrix * point * point[:, None] + np.diag(power * barrier)
-    units = np.sqrt(curvature.diagonal())
-    direction = np.linalg.solve(curvature / units / units[:, None], downhill / units) / units
+    barrier = point * pull
+    downhill = barrier - point * product
+    direction = _direction(matrix * point * point[:, None], power * barrier, downhill)
     decrement = float(downhill @ direction)
     size = min(1.0, _TOWARDS_ZERO / max(float(-direction.min()), _TOWARDS_ZERO))
     if decrement <= _LOCAL * float(barrier.sum()):
@@ -121,10 +168,32 @@ def _step(matrix: Array, weights: Array, power: float, point: Array) -> Array:
     return np.asarray(size * direction)
 
 
+def _direction(curvature: Array, diagonal: Array, downhill: Array) -> Array:
+    """``(A + D)⁻¹ b``, in units in which the diagonal is one; the first argument is overwritten."""
+    from scipy.linalg.lapack import dposv
+
+    curvature.flat[:: len(diagonal) + 1] += diagonal
+    units = np.sqrt(curvature.diagonal())
+    curvature /= units
+    curvature /= units[:, None]
+    solution, failed = dposv(curvature.T, downhill / units)[1:]
+    if failed:  # rounding has made it indefinite, or there is no solution
+        try:
+            solution = np.linalg.solve(curvature, downhill / units)
+        except np.linalg.LinAlgError:
+            return np.full_like(downhill, np.nan)
+    return np.asarray(solution / units)
+
+
 def _objective(matrix: Array, weights: Array, power: float, point: Array) -> float:
     exponent = 1.0 - power
     barrier = np.log(point) if exponent == 0.0 else point**exponent / exponent
     return float(0.5 * point @ matrix @ point - weights @ barrier)
+
+
+def _residual(product: Array, pull: Array, sizes: Array) -> float:
+    rounding = 4 * len(product) * _EPSILON * sizes
+    return float(((np.abs(product - pull) - rounding) / pull).max())
 
 
 def fair_residual(matrix: Array, weights: Array, power: float, point: Array) -> float:
@@ -135,6 +204,4 @@ def fair_residual(matrix: Array, weights: Array, power: float, point: Array) -> 
     :param power: ``1 / alpha``.
     :param point: ``z`` ``[m]``.
     """
-    factor = point**power / weights
-    rounding = 4 * len(point) * np.finfo(np.float64).eps * (np.abs(matrix) @ point) * factor
-    return float((np.abs((matrix @ point) * factor - 1.0) - rounding).max())
+    return _residual(matrix @ point, weights * point**-power, np.abs(matrix) @ point)

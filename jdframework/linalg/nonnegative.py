@@ -73,22 +73,26 @@ def _solve(matrix: Array, linear: Array) -> Array:
 def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array]:
     """The solution and its KKT residual."""
     m, k = linear.shape
-    solution = pivoted(unit, linear) if m > _SMALL and k > 1 else np.zeros_like(linear)
+    first = pivoted(unit, linear) if m > _SMALL and k > 1 else _lawson_hanson(factor, linear)
+    solution, residual = first, kkt_residual(unit, linear, first)
+    if (residual <= _AIM).all():
+        return solution, residual
+    solution[:, np.isnan(residual)] = 0.0
     residual = kkt_residual(unit, linear, solution)
 
-    def improve(columns: Indices, found: Array) -> Indices:
-        """Takes over what is better; returns where that is not yet good enough."""
+    def improve(columns: Indices, found: Array) -> None:
+        """Takes over what is better."""
         reached = kkt_residual(unit, linear[:, columns], found)
         better = reached < residual[columns]
-        columns, found = columns[better], found[:, better]
-        solution[:, columns], residual[columns] = found, reached[better]
-        return columns[residual[columns] > _AIM + rounding(found)]
+        columns = columns[better]
+        solution[:, columns], residual[columns] = found[:, better], reached[better]
 
-    left = np.flatnonzero(residual > _AIM)
     for _ in range(_ROUNDS):
-        if left.size:
-            around = linear[:, left] - ridge(m) * solution[:, left]
-            left = improve(left, _lawson_hanson(factor, around))
+        left = np.flatnonzero(residual > _AIM + rounding(solution))
+        if not left.size:
+            break
+        around = linear[:, left] - ridge(m) * solution[:, left]
+        improve(left, _lawson_hanson(factor, around))
     left = np.flatnonzero(residual > _ACCEPTED)
     if left.size:
         improve(left, pivoted(unit, linear[:, left], patience=_PATIENCE * m))
@@ -105,18 +109,21 @@ def _check(unit: Array, solution: Array, residual: Array) -> None:
 
 
 def _lawson_hanson(factor: Array, linear: Array) -> Array:
-    """Column by column, of the matrix whose factor this is; NaN where it does not end."""
+    """Column by column, of the matrix whose factor this is; zero where it does not end."""
+    from scipy.linalg.lapack import dtrtrs
+
     upper = np.ascontiguousarray(factor.T)
+    targets = dtrtrs(factor.T, -linear, trans=1)[0]
     solution = np.empty_like(linear)
-    for column, target in enumerate(np.linalg.solve(factor, -linear).T):
+    for column, target in enumerate(targets.T):
         solution[:, column] = _least_squares(upper, target)
     return solution
 
 
 def _least_squares(upper: Array, target: Array) -> Array:
-    from scipy.optimize import nnls
+    import scipy.optimize
 
     try:
-        return np.asarray(nnls(upper, target, maxiter=50 * len(upper))[0])
+        return np.asarray(scipy.optimize.nnls(upper, target, maxiter=50 * len(upper))[0])
     except RuntimeError:  # too many iterations: the residual will tell
-        return np.full_like(target, np.nan)
+        return np.zeros_like(target)

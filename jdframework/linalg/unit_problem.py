@@ -62,15 +62,20 @@ def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
     :param linear: ``[m, k]``.
     :return: ``[m, m]``, ``[m, k]`` and ``[m, m]``.
     """
-    shift = ridge(len(unit)) * np.eye(len(unit))
     try:
-        return unit, linear, np.asarray(np.linalg.cholesky(unit + shift))
+        return unit, linear, _factor(unit)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(unit)
         kept = values > ridge(len(unit))
         basis = vectors[:, kept]
         unit = (basis * values[kept]) @ basis.T
-        return unit, basis @ (basis.T @ linear), np.asarray(np.linalg.cholesky(unit + shift))
+        return unit, basis @ (basis.T @ linear), _factor(unit)
+
+
+def _factor(unit: Array) -> Array:
+    shifted = unit.copy()
+    shifted.flat[:: len(unit) + 1] += ridge(len(unit))
+    return np.asarray(np.linalg.cholesky(shifted))
 
 
 def kkt_residual(matrix: Array, linear: Array, solution: Array) -> Array:

@@ -106,6 +106,7 @@ def test_what_is_not_finite_gives_nan(value: float) -> None:
 
 
 def test_a_failure_is_a_solver_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "_ORDINARY", 1)
     monkeypatch.setattr(newton, "_STEPS", 1)
     with pytest.raises(SolverError, match="m = 5, alpha = 1"):
         solved(gramian("normal", 5))

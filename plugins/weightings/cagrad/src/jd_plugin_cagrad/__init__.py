@@ -20,9 +20,12 @@ from jdframework.linalg.min_norm import min_norm_point
 __all__ = ["CAGrad", "CAGradConfig"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _SUPPORTS: Final = 12
 """After so many supports the root is found step by step instead."""
+_EXCHANGES: Final = 6
+"""How often wrong signs are exchanged before another guess is made."""
 _ABSENT: Final = 1e-14
 """A weight up to this is that of an objective that is not in ``w``."""
 _DEPENDENT: Final = 1e-9
@@ -125,8 +128,9 @@ def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
     """What is added to the mean, by which objectives are in ``w``; None if rounding spoils it.
 
     For a given support, ``w = p + t q`` with ``t`` one over the multiple; ``p`` and ``q`` are
-    orthogonal in the Gramian, so that the length is right at ``t² = pᵀGp / (radius² - qᵀGq)``. That
-    ``t`` has a support of its own, and so on, until it stays: some two to four times.
+    orthogonal in the Gramian, so that the length is right at ``t² = pᵀGp / (radius² - qᵀGq)``.
+    Whatever then has the wrong sign is exchanged, which nearly always ends after one to three
+    times. Where it does not, that ``t`` has a support of its own, and so on.
 
     :param multiple: The first guess.
     """
@@ -134,35 +138,51 @@ def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
     low, high = radius, np.inf  # no row is longer than one
     for _ in range(_SUPPORTS):
         dual = _dual(gramian, multiple)
-        support = np.flatnonzero(dual > _ABSENT)
-        line = _line(gramian[np.ix_(support, support)], with_mean[support], radius)
-        guess = np.inf
-        if line is not None:
-            t, start, slope = line
-            weights = np.zeros(len(gramian))
-            weights[support] = start + t * slope
-            if _is_dual_optimum(gramian, with_mean, weights, t):
-                return np.asarray(weights / t)
-            guess = 1 / t
+        weights, t = _exchanged(gramian, with_mean, radius, dual > _ABSENT)
+        if weights is not None:
+            return np.asarray(weights / t)
         if multiple * _length(gramian, dual) >= radius:
             high = multiple
         else:
             low = multiple
         between = 4 * low if high == np.inf else np.sqrt(low * high)
-        multiple = guess if low < guess < high else between
+        multiple = 1 / t if low * t < 1.0 < high * t else between
     return None
+
+
+def _exchanged(
+    gramian: Array, with_mean: Array, radius: float, inside: Mask
+) -> tuple[Array | None, float]:
+    """``w`` and ``t``, from a support that is nearly right; without success None and some ``t``."""
+    first = 0.0
+    for _ in range(_EXCHANGES):
+        support = np.flatnonzero(inside)
+        line = _line(gramian[support[:, None], support], with_mean[support], radius)
+        if line is None:
+            break
+        t, start, slope = line
+        weights = np.zeros(len(gramian))
+        weights[support] = start + t * slope
+        inside = _wanted(gramian, with_mean, weights, t)
+        if inside is None:
+            return weights, t
+        first = first or t
+    return None, first
 
 
 def _line(gramian: Array, with_mean: Array, radius: float) -> tuple[float, Array, Array] | None:
     """``t``, ``p`` and ``q`` of a support; None if there are none, or hardly a digit of them."""
+    from scipy.linalg.lapack import dpocon, dposv
+
     norms = np.sqrt(gramian.diagonal())
-    if not norms.min() > 0.0:
+    if not norms.size or not norms.min() > 0.0:
         return None
-    values, vectors = np.linalg.eigh(gramian / norms / norms[:, None])
-    if values[0] <= _DEPENDENT * values[-1]:
-        return None
+    unit = gramian / norms / norms[:, None]
     right = np.stack([np.ones(len(norms)), with_mean], axis=1) / norms[:, None]
-    ones, mean = (vectors @ ((vectors.T @ right) / values[:, None]) / norms[:, None]).T
+    factor, solved, failed = dposv(unit.T, right)
+    if failed or not dpocon(factor, np.abs(unit).sum(axis=0).max())[0] > _DEPENDENT:
+        return None
+    ones, mean = (solved / norms[:, None]).T
     slope = mean.sum() / ones.sum() * ones - mean
     room = radius**2 - slope @ gramian @ slope
     if not room > 0.0:
@@ -170,14 +190,19 @@ def _line(gramian: Array, with_mean: Array, radius: float) -> tuple[float, Array
     return float(np.sqrt(1 / ones.sum() / room)), ones / ones.sum(), slope
 
 
-def _is_dual_optimum(gramian: Array, with_mean: Array, weights: Array, t: float) -> bool:
-    """Whether ``Gw + t Gb`` is smallest, and the same, on the support of ``w >= 0``."""
-    if not t > 0.0 or (weights < 0.0).any():
-        return False
+def _wanted(gramian: Array, with_mean: Array, weights: Array, t: float) -> Mask | None:
+    """Which objectives the support should have; None if ``w`` is the optimum.
+
+    It is if ``Gw + t Gb`` is smallest, and the same, on the support of ``w >= 0``.
+    """
     slopes = gramian @ weights + t * with_mean
-    unsure = _EXACT * (np.abs(gramian) @ weights + t * np.abs(with_mean))
+    unsure = _EXACT * (np.abs(gramian) @ np.abs(weights) + t * np.abs(with_mean))
+    inside = weights > 0.0
+    level = (slopes - unsure)[inside].max()
     lowest = (slopes - unsure).min()
-    return bool((slopes[weights > 0.0] - unsure[weights > 0.0] <= lowest + 2 * unsure.max()).all())
+    if level <= lowest + 2 * unsure.max() and not (weights < 0.0).any():
+        return None
+    return np.asarray(inside | (slopes + unsure < level))
 
 
 def _at_radius(gramian: Array, radius: float, most: float) -> Array:
