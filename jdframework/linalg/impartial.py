@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.linalg.gramian import normalised
 from jdframework.linalg.host import on_host
-from jdframework.linalg.spectral import carried_precision, pseudo_solve
-from jdframework.linalg.unit_problem import Array
+from jdframework.linalg.spectral import carried_precision
+from jdframework.linalg.unit_problem import Array, unit_rows
+
+_OPPOSITE: Final = -0.99
+"""From this cosine on, two rows might balance out."""
+_CLEARLY: Final = 10.0
+"""The condition number is an estimate, which may be off by some factor below this."""
 
 
 def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
@@ -28,22 +36,45 @@ def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
     return on_host(_impartial, gramian, shape=(len(gramian),))
 
 
-def _impartial(matrix: Array) -> Array:
-    gramian = torch.from_numpy(matrix)
-    cosines, norms = normalised(gramian)
-    present = (norms > 0).to(gramian.dtype)
-    tolerance = len(gramian) * carried_precision(gramian)
-    solved = pseudo_solve(cosines, present, tolerance)
-    shares = solved * _relative(norms)
+def _impartial(gramian: Array) -> Array:
+    found = _of_two(gramian) if len(gramian) == 2 else None
+    if found is not None:
+        return found
+    cosines, norms = unit_rows(gramian)
+    present = norms > 0.0
+    if not present.any():
+        return np.zeros_like(norms)
+    tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
+    solved = _solved(cosines, present.astype(np.float64), tolerance)
+    smallest = norms.min(where=present, initial=np.inf)  # however small, what follows is finite
+    shares = np.divide(solved * smallest, norms, out=np.zeros_like(norms), where=present)
     total = shares.sum()
-    balanced = (cosines @ solved).norm() <= tolerance * present.norm()
-    cancelling = total.abs() <= max(1e-12, tolerance) * shares.abs().sum()
-    weights: Array = torch.where(balanced | cancelling, 0.0, shares / total).numpy()
-    return weights
+    balanced = np.linalg.norm(cosines @ solved) <= tolerance * np.sqrt(present.sum())
+    if balanced or abs(total) <= max(1e-12, tolerance) * np.abs(shares).sum():
+        return np.zeros_like(shares)
+    return np.asarray(shares / total)
 
 
-def _relative(norms: Tensor) -> Tensor:
-    """``smallest / n_i``, which stays finite however small the norms are."""
-    present = norms > 0
-    smallest = torch.where(present, norms, torch.inf).min()
-    return torch.where(present, smallest / norms, 0.0)
+def _of_two(gramian: Array) -> Array | None:
+    """Each row gets the other one's share of the lengths; None if that takes more care."""
+    (first, product), (_, second) = gramian.tolist()
+    if first <= 0.0 or second <= 0.0:
+        return None
+    lengths = math.sqrt(first), math.sqrt(second)
+    if product / lengths[0] / lengths[1] <= _OPPOSITE:
+        return None
+    total = lengths[0] + lengths[1]
+    return np.array([lengths[1] / total, lengths[0] / total])
+
+
+def _solved(cosines: Array, right: Array, tolerance: float) -> Array:
+    """``C⁺ r``, where eigenvalues up to this share of the largest count as zero."""
+    from scipy.linalg.lapack import dpocon, dposv
+
+    factor, solved, failed = dposv(cosines.T, right)
+    if not failed and dpocon(factor, np.abs(cosines).sum(axis=0).max())[0] > _CLEARLY * tolerance:
+        return np.asarray(solved)
+    values, vectors = np.linalg.eigh(cosines)
+    kept = values > tolerance * max(values[-1], 0.0)
+    basis = vectors[:, kept]
+    return np.asarray(basis @ ((right @ basis) / values[kept]))

@@ -47,6 +47,21 @@ def row_normalised(matrix: Array, linear: Array) -> tuple[Array, Array, Array]:
     return matrix * inverse * column, scaled / size, size * column
 
 
+def unit_rows(gramian: Array) -> tuple[Array, Array]:
+    """Cosines and norms, like :func:`~jdframework.linalg.normalised`.
+
+    :param gramian: ``[m, m]``, exactly symmetric.
+    :return: The Gramian of the unit rows ``[m, m]``, and the rows' norms ``[m]``.
+    """
+    norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
+    present = norms > 0.0
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=present)
+    cosines = gramian * inverse * inverse[:, None]
+    np.minimum(np.maximum(cosines, -1.0, out=cosines), 1.0, out=cosines)
+    cosines.flat[:: len(norms) + 1] = present
+    return cosines, norms
+
+
 def ridge(m: int) -> float:
     """What makes an ``[m, m]`` matrix of unit diagonal definite if only rounding spoils that."""
     return 2 * m * _EPSILON

@@ -163,9 +163,10 @@ def _exchanged(
         t, start, slope = line
         weights = np.zeros(len(gramian))
         weights[support] = start + t * slope
-        inside = _wanted(gramian, with_mean, weights, t)
-        if inside is None:
+        wanted = _wanted(gramian, with_mean, weights, t)
+        if wanted is None:
             return weights, t
+        inside = wanted
         first = first or t
     return None, first
 

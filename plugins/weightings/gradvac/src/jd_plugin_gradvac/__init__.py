@@ -15,7 +15,8 @@ from torch import Tensor
 from jdframework.bases import GramianWeighting, Randomised, SeededConfig
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
-from jdframework.linalg import normalised, on_host
+from jdframework.linalg import on_host
+from jdframework.linalg.unit_problem import unit_rows
 
 __all__ = ["GradVac", "GradVacConfig"]
 
@@ -99,10 +100,10 @@ class GradVac(Randomised, GramianWeighting):
         m = len(gramian)
         targets = self._targets(gramian)
         vaccinated = partial(_vaccinated, self.orders(m).numpy(), self.config.beta, self.config.eps)
-        cosines, norms = normalised(gramian)
-        answer = on_host(vaccinated, cosines, norms, targets, shape=(m + 1, m))
+        answer = on_host(vaccinated, gramian, targets, shape=(m + 1, m))
+        found = answer[1:]
         # A Gramian that is not finite gives NaN: it must not stay in the targets.
-        self.targets = torch.where(answer[1:].isfinite(), answer[1:], targets)
+        self.targets = torch.where(found.isfinite(), found, targets)
         return answer[0].clone()
 
     def _targets(self, gramian: Tensor) -> Tensor:
@@ -130,24 +131,39 @@ def _no_targets() -> Tensor:
     return torch.zeros(0, 0, dtype=torch.float64)
 
 
-def _vaccinated(
-    orders: Orders, beta: float, eps: float, cosines: Array, norms: Array, targets: Array
-) -> Array:
+def _vaccinated(orders: Orders, beta: float, eps: float, gramian: Array, targets: Array) -> Array:
     """The weights, and below them the new targets."""
-    turned = np.eye(len(norms))  # row i: u_i / |g_i|, in terms of the unit gradients
-    targets = targets.copy()
-    rows = np.arange(len(norms))
-    for others in orders.T:
-        products = turned @ cosines
-        lengths = np.sqrt(np.maximum((products * turned).sum(axis=1), 0.0))
-        cosine = np.clip(products[rows, others] / (lengths + eps), -1.0, 1.0)
-        target = targets[rows, others]
-        paired = (norms > 0) & (norms[others] > 0)
-        wanted = (target * _sine(cosine) - cosine * _sine(target)) / (_sine(target) + eps)
-        turned[rows, others] += np.where(cosine < target, lengths * wanted, 0.0)
-        targets[rows, others] += np.where(paired, beta * (cosine - target), 0.0)
-    ratios = np.divide(norms[:, None], norms, out=np.eye(len(norms)), where=norms > 0)
-    return np.vstack([(turned * ratios).sum(axis=0), targets])
+    cosines, norms = unit_rows(gramian)
+    pairs = np.arange(len(norms))[:, None], orders
+    turned, seen = _turned(orders, eps, cosines, targets[pairs])
+    paired = (norms > 0.0) & (norms[:, None] > 0.0)
+    renewed = targets.copy()
+    renewed[pairs] += np.where(paired[pairs], beta * (seen - targets[pairs]), 0.0)
+    ratios = np.divide(norms[:, None], norms, out=np.eye(len(norms)), where=norms > 0.0)
+    return np.vstack([(turned * ratios).sum(axis=0), renewed])
+
+
+def _turned(orders: Orders, eps: float, cosines: Array, targets: Array) -> tuple[Array, Array]:
+    """Row ``i``: ``u_i / |g_i|`` in terms of the unit gradients; and the cosines met on the way.
+
+    :param targets: Those of the pairs in the order of their turns, like ``orders`` ``[m, m - 1]``.
+    """
+    sines = _sine(targets)
+    of_sine, of_cosine = targets / (sines + eps), sines / (sines + eps)
+    seen = np.empty_like(targets)
+    turned, products = np.eye(len(cosines)), cosines.copy()  # the latter: turned @ cosines
+    rows = np.arange(len(cosines))
+    for turn, others in enumerate(orders.T):
+        squares = np.einsum("ik,ik->i", products, turned)
+        lengths = np.sqrt(np.maximum(squares, 0.0))
+        cosine = products[rows, others] / (lengths + eps)
+        cosine = np.minimum(np.maximum(cosine, -1.0), 1.0)
+        wanted = of_sine[:, turn] * _sine(cosine) - of_cosine[:, turn] * cosine
+        added = np.where(cosine < targets[:, turn], lengths * wanted, 0.0)
+        turned[rows, others] = added
+        products += added[:, None] * cosines[others]
+        seen[:, turn] = cosine
+    return turned, seen
 
 
 def _sine(cosine: Array) -> Array:

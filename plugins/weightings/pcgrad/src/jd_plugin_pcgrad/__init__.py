@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Randomised, SeededConfig
 from jdframework.config import Paper
-from jdframework.linalg import normalised, on_host
+from jdframework.linalg import on_host
+from jdframework.linalg.unit_problem import unit_rows
 
 __all__ = ["PCGrad", "PCGradConfig"]
 
@@ -67,13 +68,13 @@ class PCGrad(Randomised, GramianWeighting):
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The weights whose combination is the sum of the projected gradients."""
         m = len(gramian)
-        cosines, norms = normalised(gramian)
-        weights = on_host(partial(_summed, self.orders(m).numpy()), cosines, norms, shape=(m,))
+        weights = on_host(partial(_summed, self.orders(m).numpy()), gramian, shape=(m,))
         return weights / m if self.config.reduction == "mean" else weights
 
 
-def _summed(orders: Orders, cosines: Array, norms: Array) -> Array:
+def _summed(orders: Orders, gramian: Array) -> Array:
     """The sum of the projected gradients, in terms of the gradients."""
+    cosines, norms = unit_rows(gramian)
     projected = _projected(orders, cosines)
     ratios = np.divide(norms[:, None], norms, out=np.eye(len(norms)), where=norms > 0)
     return np.asarray((projected * ratios).sum(axis=0))
