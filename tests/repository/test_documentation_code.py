@@ -1,8 +1,12 @@
-"""Every Python block that a reader may copy runs as it stands."""
+"""Every Python block that a reader may copy runs as it stands, and prints what the page says."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +16,36 @@ from torch import nn
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GETTING_STARTED = ROOT / "docs" / "getting-started.md"
 PLUGIN_READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PRINTED = re.compile(r"\n*^```text title=\"Prints\"\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+DECIMAL = re.compile(r"-?\d+\.\d*(?:e-?\d+)?")
 
 
 def run(page: Path, namespace: dict[str, Any]) -> int:
-    """Executes the page's blocks in order, each at its own line numbers."""
+    """Executes the page's blocks in order, each at its own line numbers.
+
+    A block that is followed by what it prints has to print that.
+    """
     text = page.read_text("utf-8")
     blocks = list(BLOCK.finditer(text))
     for block in blocks:
         lines_before = text[: block.start(1)].count("\n")
         code = compile("\n" * lines_before + block[1], str(page), "exec")
-        exec(code, namespace)  # noqa: S102  # the repository's own text
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, namespace)  # noqa: S102  # the repository's own text
+        shown = PRINTED.match(text, block.end())
+        if shown:
+            check_printed(printed.getvalue(), shown[1])
     return len(blocks)
+
+
+def check_printed(printed: str, shown: str) -> None:
+    """The same words, and the same numbers up to what another processor rounds otherwise."""
+    assert DECIMAL.sub("#", printed) == DECIMAL.sub("#", shown), printed
+    found, expected = (list(map(float, DECIMAL.findall(text))) for text in (printed, shown))
+    assert found == pytest.approx(expected, rel=0.02, abs=0.03), printed
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +55,11 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.syspath_prepend(example)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != GETTING_STARTED],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_the_blocks_of_a_page_run_one_after_the_other(page: Path) -> None:
     run(page, {"__name__": "__main__"})
 
@@ -53,9 +78,28 @@ def test_the_lines_in_a_plugins_readme_run(page: Path) -> None:
     assert run(page, namespace) == 1
 
 
-def test_the_front_page_and_the_quick_start_show_code() -> None:
-    for name in ("README.md", "docs/quickstart.md"):
-        assert BLOCK.search((ROOT / name).read_text("utf-8")), name
+@pytest.mark.slow
+def test_getting_started_works_for_a_new_user_in_an_empty_directory(tmp_path: Path) -> None:
+    """A process of its own, which has nothing but the page's text."""
+    text = GETTING_STARTED.read_text("utf-8")
+    program = "\n".join(block[1] for block in BLOCK.finditer(text))
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check_printed(done.stdout, "".join(shown[1] for shown in PRINTED.finditer(text)))
+    assert not list(folder.iterdir())
+
+
+def test_the_front_page_and_getting_started_show_code() -> None:
+    for page in (ROOT / "README.md", GETTING_STARTED):
+        assert BLOCK.search(page.read_text("utf-8")), page
 
 
 def test_a_broken_block_is_found(tmp_path: Path) -> None:
@@ -63,3 +107,22 @@ def test_a_broken_block_is_found(tmp_path: Path) -> None:
     page.write_text("# Title\n\n```python\nraise KeyError('x')\n```\n", "utf-8")
     with pytest.raises(KeyError):
         run(page, {})
+
+
+def test_what_is_shown_but_not_printed_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    shown = '```python\nprint("conflict", 0.5)\n```\n\n```text title="Prints"\nconflict {}\n```\n'
+    page.write_text(shown.format("0.51"), "utf-8")
+    run(page, {})
+    for wrong in ("0.6", "0.5 0.5", "1", "none"):
+        page.write_text(shown.format(wrong), "utf-8")
+        with pytest.raises(AssertionError):
+            run(page, {})
+
+
+def test_every_printed_text_follows_the_block_that_prints_it() -> None:
+    """Elsewhere nobody would compare it."""
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        compared = [PRINTED.match(text, block.end()) for block in BLOCK.finditer(text)]
+        assert len(list(PRINTED.finditer(text))) == sum(map(bool, compared)), page
