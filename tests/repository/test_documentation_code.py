@@ -20,7 +20,7 @@ GETTING_STARTED = ROOT / "docs" / "getting-started.md"
 PLUGIN_READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PRINTED = re.compile(r"\n*^```text title=\"Prints\"\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-DECIMAL = re.compile(r"-?\d+\.\d*(?:e-?\d+)?")
+DECIMAL = re.compile(r"-?\d+\.\d*(?:e[+-]?\d+)?")
 
 
 def run(page: Path, namespace: dict[str, Any]) -> int:
