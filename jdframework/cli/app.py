@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jdframework import __version__, discovery
-from jdframework.cli import bench, check, demo, doctor, listing, new, show
+from jdframework.cli import bench, check, demo, doctor, gallery, listing, new, show
 
 
 def build() -> typer.Typer:
@@ -28,6 +28,7 @@ def build() -> typer.Typer:
     app.command("update")(new.update)
     app.command("check")(check.check)
     app.command("demo")(demo.demo)
+    app.command("gallery")(gallery.gallery)
     app.command("bench")(bench.bench)
     _let_observers_add_commands(app)
     return app

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from jdframework.demo.comparison import Comparison, OnProgress
-    from jdframework.demo.contestants import Contestant
     from jdframework.demo.report import Written
     from jdframework.demo.training import Setting
+    from jdframework.exhibit.contestants import Contestant
 
 
 def demo(
@@ -51,15 +51,16 @@ def demo(
     The same network is trained with each method, from the same weights on the same batches.
     """
     with console.errors().status("Loading torch, the plugins and the scans"):
-        from jdframework.demo import requirements
+        from jdframework.exhibit import requirements
 
-        requirements.check()
+        requirements.check("the demo", ("sklearn", "matplotlib", "jinja2"))
         from jdframework.demo import report
         from jdframework.demo.comparison import compare
-        from jdframework.demo.contestants import contestants
+        from jdframework.exhibit.contestants import contestants
+        from jdframework.exhibit.folder import prepare
 
         chosen = contestants([name.strip() for name in methods.split(",") if name.strip()])
-    report.prepare(out)
+    prepare(out)
     setting = _setting(quick, epochs, seed)
     with _progress(chosen, setting) as on_progress:
         comparison = compare(chosen, setting, on_progress)

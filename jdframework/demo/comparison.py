@@ -9,9 +9,9 @@ from typing import Final, TypeAlias
 
 import torch
 
-from jdframework.demo.contestants import Contestant
 from jdframework.demo.data import Digits, overlaid_digits
 from jdframework.demo.training import Result, Run, Setting
+from jdframework.exhibit.contestants import Contestant
 
 OnProgress: TypeAlias = Callable[[str, int], None]
 """Called with a method's name and how many steps it has taken since the last call."""
@@ -33,7 +33,7 @@ class Comparison:
 def compare(methods: Sequence[Contestant], setting: Setting, on_progress: OnProgress) -> Comparison:
     """Trains the same network with each method.
 
-    :param methods: From :func:`~jdframework.demo.contestants.contestants`.
+    :param methods: From :func:`~jdframework.exhibit.contestants.contestants`.
     :param setting: How every method trains.
     :param on_progress: Called while they train.
     :raises JDError: if a step fails, naming the method.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from jdframework.demo import theme
 from jdframework.demo.data import HEIGHT, SCAN_SIZE, SHIFT_DOWN, SHIFT_RIGHT, WIDTH
 from jdframework.demo.labels import spread
 from jdframework.demo.model import TASKS
 from jdframework.demo.smoothing import smoothed, thinned
-from jdframework.demo.theme import DASHES, PALETTE, STYLE, Look, series_look
 from jdframework.demo.training import Result
+from jdframework.exhibit import theme
+from jdframework.exhibit.theme import DASHES, PALETTE, STYLE, Look, series_look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 import jdframework as jd
-from jdframework.demo import figures, theme
+from jdframework.demo import figures
 from jdframework.demo.comparison import Comparison
 from jdframework.demo.data import Digits
 from jdframework.demo.model import TASKS, TwoDigits
 from jdframework.demo.table import rows
 from jdframework.demo.training import Result
 from jdframework.errors import JDError
+from jdframework.exhibit import theme
+from jdframework.exhibit.folder import prepare
 
 _EXAMPLES: Final = 6
 
@@ -72,17 +74,6 @@ def write(comparison: Comparison, folder: Path, command: str) -> Written:
     except OSError as error:
         raise JDError(f"the report cannot be written to {folder}: {error.strerror}") from error
     return written
-
-
-def prepare(folder: Path) -> None:
-    """Makes the folder, so that a wrong one is known before the training.
-
-    :raises JDError: if it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JDError(f"the folder {folder} cannot be made: {error.strerror}") from error
 
 
 def render(comparison: Comparison, command: str) -> str:

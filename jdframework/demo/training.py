@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework.demo.contestants import Contestant
 from jdframework.demo.data import Digits, Pairs
 from jdframework.demo.model import TASKS, TwoDigits
+from jdframework.exhibit.contestants import Contestant
 from jdframework.protocols import ActsAfterUpdate, Engine, TakesBatches
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jdframework.demo.comparison import Comparison, compare
-from jdframework.demo.contestants import contestants
 from jdframework.demo.data import Digits, overlaid_digits
 from jdframework.demo.training import Setting
+from jdframework.exhibit.contestants import contestants
 
 METHODS = ("sum", "uw", "mgda", "upgrad")
 TINY = Setting(epochs=2, train_pairs=300, test_pairs=120, batch_size=32, measure_every=3)

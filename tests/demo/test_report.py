@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import jdframework as jd
-from jdframework.demo import report, table, theme
+from jdframework.demo import report, table
 from jdframework.demo.comparison import Comparison, compare
-from jdframework.demo.contestants import contestants
 from jdframework.demo.data import Pairs
 from jdframework.demo.model import TASKS
+from jdframework.exhibit import folder, theme
+from jdframework.exhibit.contestants import contestants
 
 from .conftest import METHODS, TINY
 
@@ -233,7 +234,7 @@ def test_a_second_report_replaces_the_first(comparison: Comparison, tmp_path: Pa
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.joinpath("file").write_text("")
     with pytest.raises(jd.JDError, match=r"the folder .*file/x cannot be made"):
-        report.prepare(tmp_path / "file" / "x")
+        folder.prepare(tmp_path / "file" / "x")
 
 
 def test_the_same_results_give_the_same_page(comparison: Comparison, html: str) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 import jdframework as jd
 from jdframework.bases import GramianWeighting
 from jdframework.demo.comparison import Comparison, compare
-from jdframework.demo.contestants import contestants
 from jdframework.demo.data import Digits
 from jdframework.demo.model import TwoDigits
 from jdframework.demo.table import Row, rows
 from jdframework.demo.training import Result, Run, Setting, batches
+from jdframework.exhibit.contestants import contestants
 
 from .conftest import METHODS, TINY
 

@@ -1,4 +1,4 @@
-"""How the report's pictures look, in light and in dark.
+"""How pictures look, in light and in dark.
 
 Matplotlib draws with stand-in colours. In the finished SVG each becomes a CSS variable, so that one
 picture serves both modes and the page's style sheet decides.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Colour:
-    """One colour of the report."""
+    """One colour of the pictures."""
 
     variable: str
     """The CSS variable."""
@@ -60,6 +60,11 @@ _COLOURS: Final = {
 }
 PALETTE: Final = _palette()
 SERIES: Final = tuple(name for name in PALETTE if name.startswith("series-"))
+_FONT: Final = re.compile(
+    r"font: (?P<style>italic |oblique )?(?P<weight>\d+|bold)? ?(?P<size>[\d.]+px)[^;\"]*"
+)
+_OUTLINE: Final = re.compile(r'(?<= d=")[^"]+')
+_LONG_NUMBER: Final = re.compile(r"-?\d+\.\d{2,}")
 DASHES: Final = ("-", (0, (3, 1.5)), (0, (1, 1.2)))
 
 STYLE: Final[dict[str, Any]] = {
@@ -96,10 +101,45 @@ def svg(figure: Figure, name: str, description: str) -> str:
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
     drawn = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
-    drawn = re.sub(r"font: [^;\"]*?(\d+)px[^;\"]*", r"font-size: \1px", drawn)
+    drawn = _FONT.sub(_without_family, drawn)
+    drawn = _OUTLINE.sub(_without_needless_digits, drawn)
     for colour in PALETTE.values():
         drawn = drawn.replace(colour.stand_in, f"var({colour.variable})")
     return drawn.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def alone(drawn: str) -> str:
+    """What :func:`svg` gives as a file of its own, light or dark as the reader's system is.
+
+    :param drawn: The picture.
+    """
+    light, dark = (_rules(mode) for mode in ("light", "dark"))
+    style = (
+        f"<style>:root {{ {light} color-scheme: light dark; font-family: sans-serif; }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}</style>"
+    )
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opened = drawn.replace("<svg", head, 1)
+    end = opened.index(">") + 1
+    return f"{opened[:end]}\n{style}{opened[end:]}"
+
+
+def _rules(mode: str) -> str:
+    return " ".join(f"{c.variable}: {getattr(c, mode)};" for c in PALETTE.values())
+
+
+def _without_needless_digits(outline: re.Match[str]) -> str:
+    """Tenths of a point: a screen shows no more."""
+    rounded = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.1f}", outline[0])
+    return rounded.replace(" \n", " ").strip()
+
+
+def _without_family(font: re.Match[str]) -> str:
+    """The page's own fonts; a shorthand without a family would be void."""
+    parts = [f"font-size: {font['size']}"]
+    parts += [f"font-weight: {font['weight']}"] if font["weight"] else []
+    parts += ["font-style: italic"] if font["style"] else []
+    return "; ".join(parts)
 
 
 def series_look(index: int) -> Look:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import jdframework as jd
-from jdframework.demo.contestants import contestants
+from jdframework.exhibit.contestants import contestants
 
 
 def test_every_unusable_name_is_reported_at_once() -> None:
@@ -39,3 +39,18 @@ def test_a_name_of_two_kinds_is_what_a_descent_makes_of_it() -> None:
 def test_no_name_at_all_is_refused() -> None:
     with pytest.raises(jd.JDError, match="no method was given"):
         contestants([])
+
+
+def test_settings_are_given_by_name_in_any_spelling() -> None:
+    (found,) = contestants(["cagrad"], {"CA_Grad": {"c": 0.4}})
+    assert found.settings == {"c": 0.4}
+
+
+def test_settings_for_a_method_that_is_not_there_are_refused() -> None:
+    with pytest.raises(jd.JDError, match="settings are given for 'uw'"):
+        contestants(["sum"], {"uw": {}})
+
+
+def test_the_number_of_objectives_is_handed_on() -> None:
+    (uw,) = contestants(["uw"], m=5)
+    assert uw.settings == {"shape": 5}
