@@ -10,6 +10,7 @@ from jdframework.bases.memory import Remembering
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
 from jdframework.bases.preference import PreferenceConfig, Preferring
 from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScalarizer
+from jdframework.bases.tracking import Tracking
 from jdframework.bases.weighting import GramianWeighting, JacobianWeighting, Weighting
 from jdframework.bases.wrapper import WeightingWrapper, Wrapper, WrapperConfig
 
@@ -30,6 +31,7 @@ __all__ = [
     "Scalarizer",
     "SeededConfig",
     "ShapedConfig",
+    "Tracking",
     "TrainableScalarizer",
     "WeightedSum",
     "Weighting",

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import Aggregator, Remembering, losses_for
-from jdframework.bases.weighting import working_dtype
+from jdframework.bases import Aggregator, Tracking, losses_for
 from jdframework.config import Config, Paper
 from jdframework.names import Need
 
@@ -42,7 +41,7 @@ class DBMTLConfig(Config):
     )
 
 
-class DBMTL(Remembering, Aggregator):
+class DBMTL(Tracking, Aggregator):
     """Balances the losses by their logarithms, and the gradients by one common length.
 
     .. math::
@@ -87,12 +86,9 @@ class DBMTL(Remembering, Aggregator):
     Config = DBMTLConfig
     config: DBMTLConfig
     needs: frozenset[Need] = frozenset({"jacobian", "losses"})
-    tracked: Tensor
-    """``y`` ``[m, n]``."""
     weight: Tensor
     """What the running mean of ones would be."""
-    steps: Tensor
-    memory: ClassVar[tuple[str, ...]] = ("tracked", "weight", "steps")
+    memory: ClassVar[tuple[str, ...]] = (*Tracking.memory, "weight")
     paper = Paper(
         title="Dual-Balancing for Multi-Task Learning",
         authors="Baijiong Lin, Weisen Jiang, Feiyang Ye, Yu Zhang, Pengguang Chen, Ying-Cong Chen, "
@@ -108,18 +104,14 @@ class DBMTL(Remembering, Aggregator):
         """The sum of the running means, each at the length of the longest."""
         values = losses_for(self, losses, jacobian, negative=False)
         rows = jacobian / (values + self.config.eps)[:, None]
-        steps = self.recalled("steps", values.new_zeros((), dtype=torch.int64)) + 1
-        exact = steps.to(working_dtype(rows.device))
-        beta = (self.config.beta / exact**self.config.beta_sigma).to(rows)
-        start = rows.new_zeros(()).expand_as(rows)
-        tracked = torch.lerp(rows, self.recalled("tracked", start), beta)
+        share = 1 - self.falling(self.config.beta, self.config.beta_sigma, rows.device)
+        tracked = self.followed(rows, share)
         lengths = tracked.norm(dim=1)
         finite = lengths.isfinite().all()
-        before = self.recalled("weight", 0 * beta)
-        weight = torch.lerp(beta.new_ones(()), before, beta)
+        before = self.recalled("weight", 0 * share)
+        weight = torch.lerp(before, torch.ones_like(share), share)
         self.weight = torch.where(finite, weight, before)
-        self.tracked = torch.where(finite, tracked, self.recalled("tracked", start))
-        self.steps = torch.where(finite, steps, steps - 1)
+        self.keep(rows, tracked, finite)
         direction: Tensor = torch.where(lengths > 0, lengths.max() / lengths, 0.0) @ tracked
         direction = torch.where(finite, direction, torch.nan)
-        return direction / weight if self.config.bias_correction else direction
+        return direction / weight.to(rows) if self.config.bias_correction else direction

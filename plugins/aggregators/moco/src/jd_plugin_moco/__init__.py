@@ -10,8 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import Aggregator, Remembering, losses_for
-from jdframework.bases.weighting import working_dtype
+from jdframework.bases import Aggregator, Tracking, losses_for
 from jdframework.config import Config, Paper
 from jdframework.linalg import gramian, simplex_projection
 
@@ -46,7 +45,7 @@ class MoCoConfig(Config):
     )
 
 
-class MoCo(Remembering, Aggregator):
+class MoCo(Tracking, Aggregator):
     """Descends along the min-norm combination of gradients that are tracked over the steps.
 
     .. math::
@@ -95,12 +94,9 @@ class MoCo(Remembering, Aggregator):
 
     Config = MoCoConfig
     config: MoCoConfig
-    tracked: Tensor
-    """``y`` ``[m, n]``."""
     weights: Tensor
     """``λ`` ``[m]``."""
-    steps: Tensor
-    memory: ClassVar[tuple[str, ...]] = ("tracked", "weights", "steps")
+    memory: ClassVar[tuple[str, ...]] = (*Tracking.memory, "weights")
     claims: ClassVar[Mapping[str, Any]] = {"scale": None}
     paper = Paper(
         title="Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent "
@@ -122,16 +118,15 @@ class MoCo(Remembering, Aggregator):
     ) -> Float[Tensor, " n"]:
         """``yᵀλ``, after this call's step of both."""
         rows = self._normalised(jacobian, losses)
-        steps = self.recalled("steps", rows.new_zeros((), dtype=torch.int64)) + 1
-        exact = steps.to(working_dtype(rows.device))
-        beta = self.config.beta / exact**self.config.beta_sigma
-        start = rows.new_zeros(()).expand_as(rows)
-        tracked = torch.lerp(self.recalled("tracked", start), rows, beta.to(rows))
-        products = gramian([tracked]).to(exact)
-        if not bool(products.trace().isfinite()):
+        config, device = self.config, rows.device
+        gamma = self.falling(config.gamma, config.gamma_sigma, device)
+        tracked = self.followed(rows, self.falling(config.beta, config.beta_sigma, device))
+        products = gramian([tracked]).to(gamma)
+        finite = products.trace().isfinite()
+        if not bool(finite):
             return torch.full_like(jacobian[0], torch.nan)
-        self.weights = self._moved(products, self.config.gamma / exact**self.config.gamma_sigma)
-        self.tracked, self.steps = tracked, steps
+        self.weights = self._moved(products, gamma)
+        self.keep(rows, tracked, finite)
         return self.weights.to(rows) @ tracked
 
     def _normalised(self, jacobian: Tensor, losses: Tensor | None) -> Float[Tensor, "m n"]:

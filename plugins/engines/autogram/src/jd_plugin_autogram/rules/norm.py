@@ -144,9 +144,7 @@ def _sums_by_statistics(use: Use) -> tuple[Float[Tensor, "k N C"], Float[Tensor,
     return _summed(use.gradient * normalised), _summed(use.gradient)
 
 
-def _sums_of_groups(
-    use: Use, groups: int
-) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
+def _sums_of_groups(use: Use, groups: int) -> tuple[Float[Tensor, "k N C"], Float[Tensor, "k N C"]]:
     """``Σ_t B ∘ x̂`` and ``Σ_t B`` without ``x̂``: the images side by side, as if channels."""
     gradient, inputs = use.gradient, _cast(use)
     count, channels = inputs.shape[:2]
