@@ -1,4 +1,4 @@
-"""Adds the pages that are made of the plugins themselves to the site: the table, and each method's.
+"""Adds the pages that are made of something else than Markdown to the site: see ``tools/pages``.
 
 MkDocs calls the ``on_…`` functions while it builds.
 """
@@ -17,38 +17,35 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import jdframework as jd
-from jdframework import discovery
-from jdframework.cli.parameters import parameters
-from jdframework.directory import published
-from jdframework.names import Kind
-from method_table import described, engine_table, markdown_table, method_table
+from jdframework.exhibit.theme import PALETTE
+from method_table import described
+from pages import benchmarks, directory, method, methods
 from rest_docstrings import with_formulas
 
 _FETCHED: Final = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)"""
 )
-TABLE: Final = "methods.md"
-DIRECTORY: Final = "plugins/directory.md"
 _CODE: Final = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
-_ENGINE_OPTIONS: Final = "    options: { show_docstring_parameters: false }"
-_METHOD_OPTIONS: Final = "    options: { show_docstring_parameters: false, members: false }"
+_PAGES: Final = (methods, method, directory, benchmarks)
+_COLOURS: Final = "assets/colours.css"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Puts the methods' pages into the navigation, after the table."""
     for entry in config.nav or []:
-        if isinstance(entry, dict) and entry.get("Methods") == [TABLE]:
-            entry["Methods"] += [{method.name: _page_of(method.name)} for method in described()]
+        if isinstance(entry, dict) and entry.get("Methods") == [methods.PAGE]:
+            entry["Methods"] += [{m.name: method.page_of(m.name)} for m in described()]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Makes the pages."""
-    pages = {TABLE: _overview(), DIRECTORY: _directory()}
-    pages |= {_page_of(m.name): _page(m) for m in described()}
-    for path, text in pages.items():
-        files.append(File.generated(config, path, content=text))
+    """Makes the pages, and what they show."""
+    for module in _PAGES:
+        for path, text in module.pages().items():
+            files.append(File.generated(config, path, content=text))
+    for path, source in benchmarks.files().items():
+        files.append(File.generated(config, path, abs_src_path=str(source)))
+    files.append(File.generated(config, _COLOURS, content=_colours()))
     return files
 
 
@@ -66,66 +63,8 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     return output
 
 
-def _page_of(name: str) -> str:
-    return f"methods/{name}.md"
-
-
-def _link(name: str) -> str:
-    return f"[`{name}`]({_page_of(name)})"
-
-
-def _overview() -> str:
-    return (
-        "---\nhide: [toc]\n---\n\n# Methods\n\n"
-        "*Needs* is what a method looks at: the Gramian, the whole Jacobian, or the values of "
-        "the losses. A method with *state* keeps something between steps, or learns it; all of "
-        "it is in its `state_dict()`.\n\n"
-        f"{method_table(_link)}\n\n## Engines\n\n{engine_table(_link)}\n"
-    )
-
-
-def _directory() -> str:
-    rows = [
-        (
-            f"`{entry['name']}`" + "".join(f", `{alias}`" for alias in entry["aliases"]),
-            entry["kind"],
-            entry["summary"],
-            f"`pip install {entry['distribution']}`",
-        )
-        for entry in published()
-    ]
-    return (
-        "---\nhide: [toc]\n---\n\n# Directory\n\n"
-        "Every published plugin that this release of the kernel knows of, its own and others'. "
-        "[How to get in](publish.md#in-the-directory).\n\n"
-        f"{markdown_table(('Name', 'Kind', 'What it does', 'Install'), rows)}\n"
-    )
-
-
-def _page(method: jd.Method) -> str:
-    head = f"# {method.name}\n\n`pip install {method.distribution}`\n\n{_source(method)}"
-    return head + "\n".join(_section(method.name, kind) for kind in method.kinds)
-
-
-def _section(name: str, kind: Kind) -> str:
-    (offer,) = discovery.catalogue().find(kind, name)
-    settings = parameters(jd.describe(name, kind).config_schema)
-    rows = [
-        (
-            f"`{setting.name}`",
-            setting.type + (f", {setting.bounds}" if setting.bounds else ""),
-            "required" if setting.required else f"`{setting.default!r}`",
-            setting.description,
-        )
-        for setting in settings
-    ]
-    table = markdown_table(("Name", "Type", "Default", "Description"), rows) if rows else "None."
-    options = _ENGINE_OPTIONS if kind == "engine" else _METHOD_OPTIONS
-    return f"::: {offer.value.replace(':', '.')}\n{options}\n\n### Settings\n\n{table}\n"
-
-
-def _source(method: jd.Method) -> str:
-    if method.paper is None:
-        return ""
-    paper = method.paper
-    return f"{paper.authors}, [{paper.title}]({paper.url}), {paper.venue} {paper.year}.\n\n"
+def _colours() -> str:
+    """The pictures' colours, which follow the site's mode and not the reader's system."""
+    light = " ".join(f"{colour.variable}: {colour.light};" for colour in PALETTE.values())
+    dark = " ".join(f"{colour.variable}: {colour.dark};" for colour in PALETTE.values())
+    return f":root {{ {light} }}\n[data-md-color-scheme=slate] {{ {dark} }}\n"

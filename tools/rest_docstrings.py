@@ -34,7 +34,7 @@ class RestDocstrings(Extension):
 def markdown(text: str) -> str:
     """The docstring ``text`` with its reStructuredText turned into Markdown and MathML."""
     text = _BLOCK_FORMULA.sub(_block, text)
-    text = _INLINE_FORMULA.sub(lambda match: convert(match["formula"]), text)
+    text = _INLINE_FORMULA.sub(_inline, text)
     text = _ROLE.sub(lambda match: f"`{match['target']}`", text)
     text = _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
     return _fields_last(text)
@@ -46,8 +46,8 @@ def with_formulas(text: str) -> str:
     >>> "<mi>x</mi>" in with_formulas("With $x$ it costs 5 $ and 6 $.")
     True
     """
-    text = _DISPLAY.sub(lambda match: convert(match["formula"], display="block"), text)
-    return _DOLLARS.sub(lambda match: convert(match["formula"]), text)
+    text = _DISPLAY.sub(_displayed, text)
+    return _DOLLARS.sub(_inline, text)
 
 
 def _fields_last(text: str) -> str:
@@ -57,5 +57,15 @@ def _fields_last(text: str) -> str:
 
 
 def _block(match: re.Match[str]) -> str:
-    formula = textwrap.dedent(match["formula"]).strip()
-    return f"{convert(formula, display='block')}\n\n"
+    return f"{_displayed(match)}\n\n"
+
+
+def _displayed(match: re.Match[str]) -> str:
+    """Within an element that can be scrolled where the formula is wider than the screen."""
+    formula = convert(textwrap.dedent(match["formula"]).strip(), display="block")
+    return f'<div class="formula">{formula}</div>'
+
+
+def _inline(match: re.Match[str]) -> str:
+    """Markdown would end the paragraph at a line that starts with ``<math``."""
+    return f'<span class="formula">{convert(match["formula"])}</span>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import cleandoc
 
 import pytest
+from markdown import Markdown
 
 from rest_docstrings import markdown
 
@@ -13,7 +14,7 @@ def test_a_formula_becomes_mathml() -> None:
     text = markdown("Before.\n\n.. math::\n    a = G^{-1} b\n\nAfter.\n")
     before, formula, after = text.strip().split("\n\n")
     assert (before, after) == ("Before.", "After.")
-    assert formula.startswith("<math ")
+    assert formula.startswith('<div class="formula"><math ')
     assert 'display="block"' in formula
     assert "<mi>G</mi>" in formula
 
@@ -39,8 +40,14 @@ def test_a_role_becomes_code(rest: str, expected: str) -> None:
 
 def test_a_formula_in_a_sentence_stays_in_it() -> None:
     text = markdown("It is :math:`\\log L_i` here.")
-    assert text.startswith("It is <math ")
-    assert text.endswith("</math> here.")
+    assert text.startswith('It is <span class="formula"><math ')
+    assert text.endswith("</math></span> here.")
+
+
+def test_a_formula_at_the_start_of_a_line_does_not_end_the_paragraph() -> None:
+    html = Markdown(extensions=["md_in_html"]).convert(markdown("With\n:math:`w` on\nit."))
+    assert html.startswith("<p>With")
+    assert html.count("<p>") == 1
 
 
 def test_an_example_becomes_a_block_before_the_fields() -> None:
