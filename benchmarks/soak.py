@@ -35,13 +35,12 @@ _EPOCH: Final = 100
 _SHARE: Final = 0.2
 """Of steps in which something goes wrong."""
 _CASES: Final[tuple[tuple[str, str | None, dict[str, Any]], ...]] = (
-    ("upgrad", "autogram", {}),
     ("gradvac", "chunked", {"seed": 0}),
     ("moco", "autojac", {}),
     ("nash-mtl", "autogram", {"update_weights_every": 3}),
     ("famo", None, {"shape": 4}),
 )
-"""Methods and engines; all but the first method remember earlier steps."""
+"""Methods that remember earlier steps, and engines."""
 FAULTS: Final = (
     "NaN loss",
     "NaN gradient",

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from jdframework import linalg
 from jdframework.bases.method import BaseMethod
-from jdframework.bases.weighting import at_least_float32, check_jacobian
+from jdframework.bases.weighting import (
+    SOLVERS_FAIL_BY,
+    at_least_float32,
+    check_jacobian,
+    failure_of,
+)
 from jdframework.names import Kind, Need
 from jdframework.protocols import Weighting
 
@@ -40,9 +45,12 @@ class Aggregator(BaseMethod, ABC):
         :raises ValueError: if it is not a matrix with at least one row.
         """
         check_jacobian(self, jacobian)
-        with torch.no_grad():
-            given = jacobian.detach().to(at_least_float32(jacobian.dtype))
-            direction = super().__call__(given, **extra)
+        try:
+            with torch.no_grad():
+                given = jacobian.detach().to(at_least_float32(jacobian.dtype))
+                direction = super().__call__(given, **extra)
+        except SOLVERS_FAIL_BY as error:
+            raise failure_of(self, jacobian, error) from error
         if not isinstance(direction, Tensor) or direction.shape != jacobian.shape[1:]:
             got = list(direction.shape) if isinstance(direction, Tensor) else type(direction)
             raise TypeError(

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.bases.method import BaseMethod
+from jdframework.errors import SolverError
 from jdframework.names import Kind, Need
+
+SOLVERS_FAIL_BY: Final = (
+    SolverError,
+    np.linalg.LinAlgError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]  # torch documents it
+)
+"""What our solvers and LAPACK raise."""
 
 
 class Weighting(BaseMethod, ABC):
@@ -23,9 +32,12 @@ class Weighting(BaseMethod, ABC):
 
     def _weights(self, statistic: Tensor, working: torch.dtype, extra: dict[str, Tensor]) -> Tensor:
         """Runs ``forward`` in ``working`` precision, and gives the caller's dtype back."""
-        with torch.no_grad():
-            given = statistic.detach().to(working)
-            weights = super().__call__(given, **extra)
+        try:
+            with torch.no_grad():
+                given = statistic.detach().to(working)
+                weights = super().__call__(given, **extra)
+        except SOLVERS_FAIL_BY as error:
+            raise failure_of(self, statistic, error) from error
         m = statistic.shape[0]
         if not isinstance(weights, Tensor) or weights.shape != (m,):
             got = list(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
@@ -97,6 +109,25 @@ def check_jacobian(method: BaseMethod, jacobian: Tensor) -> None:
             f"{method.name} needs a Jacobian of shape [m, n] with m >= 1, "
             f"not {list(jacobian.shape)}"
         )
+
+
+def failure_of(method: BaseMethod, statistic: Tensor, error: Exception) -> SolverError:
+    """What is raised in the place of a solver's error, which knows nothing of the method.
+
+    :param method: What the solver was called for.
+    :param statistic: The Gramian or the Jacobian that it was given.
+    :param error: The solver's.
+    """
+    if isinstance(error, SolverError):
+        named = str(error).startswith(method.name)
+        return error if named else SolverError(f"{method.name}: {error}")
+    try:
+        condition = f"{float(np.linalg.cond(statistic.detach().cpu().double().numpy())):.1e}"
+    except np.linalg.LinAlgError:
+        condition = "unknown"
+    return SolverError(
+        f"{method.name}: {error} (m = {len(statistic)}, condition number {condition})"
+    )
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
