@@ -179,6 +179,24 @@ class AggregatorSuite(MethodSuite):
                     f"factor {expected.tolist()}; they differ by {error:.1e}"
                 )
 
+    def test_columns_may_come_in_several_calls(self, family: Family) -> None:
+        """Blocks of columns, one call each, give what one call gives, where claimed."""
+        method, whole = self.make(), self.make()
+        if not getattr(method, "column_wise", False):
+            pytest.skip("not applicable: no claim that columns are treated apart")
+        for m in self.objectives:
+            jacobian = family(m)
+            given, extra = self.inputs(method, jacobian)
+            torch.manual_seed(0)
+            found = torch.cat([method(block, **extra) for block in given.tensor_split(3, dim=1)])
+            torch.manual_seed(0)
+            expected = whole(given, **extra)
+            error = _difference(jacobian, found, expected)
+            assert error <= self.tolerance, (
+                f"{m} objectives, by thirds of the columns: {found.tolist()}, not "
+                f"{expected.tolist()}; set column_wise = False"
+            )
+
     def test_the_optimality_condition_holds(self) -> None:
         """The direction solves the method's own problem, as :meth:`optimality` measures it."""
         if type(self).optimality is AggregatorSuite.optimality:

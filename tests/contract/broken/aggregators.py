@@ -111,3 +111,17 @@ class TestNotTheMedian(AggregatorSuite):
         below = (jacobian < direction).sum(0)
         equal = len(jacobian) - above - below
         return float(((above - below).abs() - equal).clamp(min=0).sum())
+
+
+class LongestRow(Aggregator):
+    """Claims to treat columns apart, and takes the row that is longest over all of them."""
+
+    column_wise = True
+
+    def forward(self, jacobian: Tensor, /) -> Tensor:
+        return jacobian[jacobian.norm(dim=1).argmax()]
+
+
+class TestLongestRow(AggregatorSuite):
+    spec = LongestRow
+    caught_by = ("test_columns_may_come_in_several_calls",)

@@ -177,7 +177,7 @@ class TestHidesNaN(WeightingSuite):
 
 class RaisesSomethingForeign(GramianWeighting):
     def forward(self, gramian: Tensor, /) -> Tensor:
-        return torch.linalg.eigh(gramian).eigenvectors[-1].abs()
+        return torch.ones(len(gramian)) if int(gramian.trace()) else gramian.diagonal()
 
 
 class TestRaisesSomethingForeign(WeightingSuite):
