@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from timing import arguments, interleaved, progress, show, write
+from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 
 import jdframework as jd
+from jdframework.bench.timing import interleaved
 
 _WAYS: Final[dict[str, int | None]] = {
     "one by one": 1,

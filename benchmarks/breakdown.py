@@ -16,12 +16,13 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from timing import arguments, measured, progress, show, write
+from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 from torch.nn import functional
 
 import jdframework as jd
 from jdframework.bench.models import SUBJECTS, Subject, batch_of
+from jdframework.bench.timing import measured
 
 _PARTS: Final = ("forward", "to the layers", "update", "hooks", "Gramian", "step", "least")
 

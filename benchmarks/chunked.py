@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from timing import Ratio, arguments, measured, progress, ratio, show, write
+from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 
 import jdframework as jd
 from jdframework.bench.live_memory import peak_bytes
+from jdframework.bench.timing import Ratio, measured, ratio
 
 _METHODS: Final[dict[str, dict[str, Any]]] = {
     "upgrad": {},

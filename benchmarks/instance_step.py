@@ -6,23 +6,19 @@ The method is the mean, so that only the engine is measured. Contestants: an ord
 
 from __future__ import annotations
 
-import copy
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-import torchjd.autogram
-import torchjd.autojac
-from timing import arguments, measured, progress, ratio, show, write
-from torch import Tensor, nn
-from torch.nn import functional
-from torchjd.aggregation import Mean, MeanWeighting
+from contestants import ENGINES, torchjd_autojac
+from reporting import arguments, progress, show, write
 
-import jdframework as jd
 from jdframework.bench.live_memory import peak_bytes
 from jdframework.bench.models import SUBJECTS, Subject, batch_of
+from jdframework.bench.steps import Run
+from jdframework.bench.timing import measured, ratio
 
 _TARGETS: Final[dict[str, dict[int, tuple[float, float, float]]]] = {
     "mlp": {64: (1.05, 50, 1.3), 256: (1.2, 120, 1.3)},
@@ -55,15 +51,13 @@ def main() -> None:
 def _row(subject: Subject, size: int, device: str, quick: bool) -> Mapping[str, Any]:
     inputs, classes = batch_of(subject, size, device)
     original = subject.model().to(device)
-    # Each has its own copy, because one's hooks would slow the others' forward passes.
-    models = {name: copy.deepcopy(original) for name in _STEPS}
-    steps = {name: _prepared(_STEPS[name], models[name], inputs, classes) for name in _STEPS}
+    runs = {name: Run(make, original, inputs, classes) for name, make in ENGINES.items()}
     memory = {}
     for name in ("ordinary", "autogram"):
-        steps[name]()
-        memory[name] = peak_bytes(steps[name], models[name], device)
-    slow = steps.pop("torchjd autojac")
-    times = measured(steps, 5 if quick else 11)
+        runs[name]()
+        memory[name] = peak_bytes(runs[name], runs[name].model, device)
+    times = measured(runs, 5 if quick else 11)
+    slow = Run(torchjd_autojac, original, inputs, classes)
     slowest = measured({"slow": slow}, 1, warm_up=1)["slow"]
     ours, ordinary = times["autogram"], times["ordinary"]
     slower, faster, larger = _TARGETS[subject.name][size]
@@ -79,53 +73,6 @@ def _row(subject: Subject, size: int, device: str, quick: bool) -> Mapping[str, 
         "memory / ordinary": memory["autogram"] / memory["ordinary"],
         "memory at most": larger,
     }
-
-
-def _prepared(
-    make: Callable[[nn.Module], Callable[[Tensor], object]],
-    model: nn.Module,
-    inputs: Tensor,
-    classes: Tensor,
-) -> Callable[[], None]:
-    step = make(model)
-
-    def run() -> None:
-        model.zero_grad(set_to_none=True)
-        step(functional.cross_entropy(model(inputs), classes, reduction="none"))
-
-    return run
-
-
-def _ordinary(model: nn.Module) -> Callable[[Tensor], object]:
-    return lambda losses: losses.mean().backward()
-
-
-def _autogram(model: nn.Module) -> Callable[[Tensor], object]:
-    engine, weighting = jd.engine("autogram", model, batch_dim=0), jd.weighting("mean")
-    return lambda losses: engine.backward(losses, weighting)
-
-
-def _torchjd_autogram(model: nn.Module) -> Callable[[Tensor], object]:
-    engine, weighting = torchjd.autogram.Engine(model, batch_dim=0), MeanWeighting()
-    return lambda losses: losses.backward(weighting(engine.compute_gramian(losses)))
-
-
-def _torchjd_autojac(model: nn.Module) -> Callable[[Tensor], object]:
-    parameters, aggregator = list(model.parameters()), Mean()
-
-    def step(losses: Tensor) -> None:
-        torchjd.autojac.backward(losses)
-        torchjd.autojac.jac_to_grad(parameters, aggregator)
-
-    return step
-
-
-_STEPS: Final[dict[str, Callable[[nn.Module], Callable[[Tensor], object]]]] = {
-    "ordinary": _ordinary,
-    "autogram": _autogram,
-    "torchjd autogram": _torchjd_autogram,
-    "torchjd autojac": _torchjd_autojac,
-}
 
 
 def _text(value: Any) -> str:

@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from timing import Timing, arguments, interleaved, progress, show, summary, write
+from reporting import arguments, progress, show, write
 from torch import nn
 
 import jdframework as jd
+from jdframework.bench.timing import Timing, interleaved, summary
 
 _MORE: Final = 60
 _RESOLVE: Final = """

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from timing import RESULTS
+from reporting import RESULTS
 
 OURS, THEIRS, PLAIN = "#3f51b5", "#e8710a", "#757575"
 _Rows = Sequence[Mapping[str, Any]]

@@ -6,7 +6,6 @@ through the logarithms of the larger half of the sizes: 1 is linear.
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import warnings
@@ -15,17 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torchjd.autogram
-from timing import arguments, measured, progress, show, write
+from contestants import ENGINES
+from reporting import arguments, progress, show, write
 from torch import Tensor, nn
-from torch.nn import functional
-from torchjd.aggregation import MeanWeighting
 
-import jdframework as jd
 from jdframework.bench.live_memory import peak_bytes
 from jdframework.bench.models import CLASSES, Block, Classifier
-
-Step = Callable[[Tensor], object]
+from jdframework.bench.steps import Run
+from jdframework.bench.timing import measured
 
 
 @dataclass(frozen=True)
@@ -86,13 +82,10 @@ def _measured(sweep: Sweep, size: int, device: str, rounds: int) -> list[Mapping
     model, inputs = sweep.case(size)
     original, inputs = model.to(device), inputs.to(device)
     classes = torch.randint(CLASSES, (len(inputs),), device=device)
-    models = {name: copy.deepcopy(original) for name in _STEPS}
-    runs = {
-        name: _run(_STEPS[name](models[name]), models[name], inputs, classes) for name in _STEPS
-    }
+    runs = {name: Run(make, original, inputs, classes) for name, make in ENGINES.items()}
     for run in runs.values():
         run()
-    memory = {name: peak_bytes(run, models[name], device) for name, run in runs.items()}
+    memory = {name: peak_bytes(run, run.model, device) for name, run in runs.items()}
     times = measured(runs, rounds)
     return [
         {
@@ -106,40 +99,11 @@ def _measured(sweep: Sweep, size: int, device: str, rounds: int) -> list[Mapping
     ]
 
 
-def _run(step: Step, model: nn.Module, inputs: Tensor, classes: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        model.zero_grad(set_to_none=True)
-        step(functional.cross_entropy(model(inputs), classes, reduction="none"))
-
-    return run
-
-
-def _ordinary(model: nn.Module) -> Step:
-    return lambda losses: losses.mean().backward()
-
-
-def _autogram(model: nn.Module) -> Step:
-    engine, weighting = jd.engine("autogram", model, batch_dim=0), jd.weighting("mean")
-    return lambda losses: engine.backward(losses, weighting)
-
-
-def _torchjd(model: nn.Module) -> Step:
-    engine, weighting = torchjd.autogram.Engine(model, batch_dim=0), MeanWeighting()
-    return lambda losses: losses.backward(weighting(engine.compute_gramian(losses)))
-
-
-_STEPS: Final[dict[str, Callable[[nn.Module], Step]]] = {
-    "ordinary": _ordinary,
-    "autogram": _autogram,
-    "torchjd autogram": _torchjd,
-}
-
-
 def _exponents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each sweep and contestant."""
     found = []
     for sweep in SWEEPS:
-        for name in _STEPS:
+        for name in ENGINES:
             chosen = [r for r in rows if (r["sweep"], r["contestant"]) == (sweep.name, name)]
             larger = chosen[len(chosen) // 2 :]
             sizes = [row["size"] for row in larger]

@@ -16,12 +16,13 @@ from typing import Any, Final
 
 import torch
 import torchjd.autojac
-from timing import arguments, measured, progress, ratio, show, write
+from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 from torchjd.aggregation import Mean
 
 import jdframework as jd
 from jdframework.bench.live_memory import peak_bytes
+from jdframework.bench.timing import measured, ratio
 
 _BATCH: Final = 128
 _TASKS: Final = (2, 3, 10, 40)

@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, Final
 
 import torch
-from timing import Ratio, Timing, arguments, measured, progress, ratio, show, summary, write
+from reporting import arguments, progress, show, write
 from torch import Tensor
 from torchjd.aggregation import (
     CAGradWeighting,
@@ -35,6 +35,7 @@ from torchjd.aggregation import (
 from torchjd.linalg import QuadprogProjector
 
 import jdframework as jd
+from jdframework.bench.timing import Ratio, Timing, measured, ratio, summary
 from jdframework.linalg import cosines, project_on_dual_cone
 from jdframework.linalg.dual_cone import cone_residual
 from jdframework.linalg.min_norm import duality_gap

@@ -85,10 +85,10 @@ def measure(
     torch.manual_seed(0)
     original = subject.model().to(device)
     inputs, classes = batch_of(subject, batch, device)
-    runs: dict[str, _Run] = {}
+    runs: dict[str, Run] = {}
     refused: list[Cost] = []
     for name, make in {PLAIN: plain, **contestants}.items():
-        run = _Run(make, original, inputs, classes)
+        run = Run(make, original, inputs, classes)
         try:
             _quietly(run)
         except jd.UnsupportedModelError as error:
@@ -106,10 +106,15 @@ def measure(
     return Case(subject.name, batch, milliseconds, (*costs, *refused))
 
 
-class _Run:
-    """A whole step of one contestant, on a copy of the model.
+class Run:
+    """A whole step of one contestant, each call of it; on a copy of the model.
 
     One's hooks would slow the others' forward passes.
+
+    :param make: What makes its step for a model.
+    :param original: The model.
+    :param inputs: The model's.
+    :param classes: Of the cross-entropy.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class _Run:
         self._inputs, self._classes = inputs, classes
 
     def __call__(self) -> None:
+        """Forward pass, losses and the contestant's part."""
         step = self._step = self._step or self._make(self.model)
         self.model.zero_grad(set_to_none=True)
         outputs = self.model(self._inputs)

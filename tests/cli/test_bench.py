@@ -45,7 +45,7 @@ def test_each_engine_is_compared_with_an_ordinary_step(jd: Command) -> None:
     for case in figures["cases"]:
         (cost,) = case["costs"]
         assert cost["contestant"] == "autojac"
-        assert 0.1 < cost["time"]["lowest"] <= cost["time"]["median"] <= cost["time"]["highest"]
+        assert 0 < cost["time"]["lowest"] <= cost["time"]["median"] <= cost["time"]["highest"]
         assert cost["memory"] > 0
     assert figures["machine"]["threads"] >= 1
 

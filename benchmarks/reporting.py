@@ -15,31 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jdframework.bench.timing import (
-    Ratio,
-    Timing,
-    interleaved,
-    machine,
-    measured,
-    ratio,
-    summary,
-    synchronise,
-)
-
-__all__ = [
-    "RESULTS",
-    "Ratio",
-    "Timing",
-    "arguments",
-    "interleaved",
-    "measured",
-    "progress",
-    "ratio",
-    "show",
-    "summary",
-    "synchronise",
-    "write",
-]
+from jdframework.bench.timing import Ratio, Timing, machine
 
 RESULTS: Final = Path(__file__).parent / "results"
 
