@@ -123,9 +123,10 @@ def _weightings(rows: _Rows) -> Figure:
     for axis, method in zip(axes.flat, methods, strict=False):
         for kind, style in (("mild", "o-"), ("hard", "o--")):
             chosen = [row for row in rows if (row["method"], row["J"]) == (method, kind)]
-            sizes = [row["m"] for row in chosen]
             for key, colour in (("ours", OURS), ("torchjd", THEIRS)):
-                times = [1e3 * row[key]["median"] for row in chosen]
+                waited_for = [row for row in chosen if row[key] is not None]
+                sizes = [row["m"] for row in waited_for]
+                times = [1e3 * row[key]["median"] for row in waited_for]
                 axis.plot(sizes, times, style, color=colour, label=f"{key}, {kind}", ms=3)
         axis.set(title=method, xscale="log", yscale="log", xlabel="objectives", ylabel="ms")
     axes[0][0].legend(frameon=False, fontsize=7)

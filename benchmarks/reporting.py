@@ -20,12 +20,18 @@ from jdframework.bench.timing import Ratio, Timing, machine
 RESULTS: Final = Path(__file__).parent / "results"
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """``--device --quick --out``, which every script takes."""
+def arguments(description: str | None, largest: int | None = None) -> argparse.Namespace:
+    """``--device --quick --out``, which every script takes.
+
+    :param description: What ``--help`` says first.
+    :param largest: The default of ``--largest``, for scripts that have it.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
     parser.add_argument("--out", type=Path, help="the JSON file; by default below results/")
+    if largest is not None:
+        parser.add_argument("--largest", type=int, default=largest, help="up to which size")
     return parser.parse_args()
 
 

@@ -6,7 +6,9 @@ UPGrad's KKT residual, MGDA's duality gap, the inequality of IMTL-G's projection
 CAGrad misses the best of both, the errors of Nash-MTL's and FairGrad's equations (where they have a
 solution); PCGrad and GradVac have none. torchjd is measured at its own settings throughout; in the
 lines "UPGrad, exact" its residual is that of the problem without the ridge that it adds. Its
-Nash-MTL is given a Jacobian, as it wants, and starts from its last solution.
+Nash-MTL is given a Jacobian, as it wants, and starts from its last solution. What takes a second or
+more a call is measured in fewer rounds, and a torchjd that is predicted to take longer than can be
+waited for is left out; the row's note says so.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import torch
@@ -47,6 +49,11 @@ INPUTS: Final = {2: 9, 8: 5, 16: 5, 32: 5, 64: 3, 128: 2, 256: 1}
 """How many Gramians of each size."""
 QUICK: Final = {2: 3, 16: 3, 64: 2}
 ROUNDS: Final = 7
+SLOW_ROUNDS: Final = 3
+_SLOW: Final = 1.0
+"""Seconds of a call from which on there are fewer rounds."""
+_PATIENCE: Final = 15.0
+"""Seconds of a call that is not waited for."""
 _MEASUREMENT: Final = 2e-3
 """Seconds that one measurement takes at least, however short one call is."""
 
@@ -57,74 +64,73 @@ class Duel:
 
     ours: Weigh
     theirs: Weigh
-    residuals: Callable[[Tensor], tuple[float, float]]
-    """Of ours and of theirs, on the same Gramian; zero at the optimum, NaN where there is none."""
+    residual_of_ours: Callable[[Tensor], float]
+    """Zero at the optimum, NaN where there is none."""
+    residual_of_theirs: Callable[[Tensor], float]
     wanted: Callable[[int], float]
     """How many times as fast ours is to be for ``m`` objectives; 0 where no figure is set."""
-    largest: int = 128
-    """Up to how many objectives torchjd's can be waited for."""
 
 
 def main() -> None:
     """Measures, prints, and writes JSON."""
-    given = arguments(__doc__)
+    given = arguments(__doc__, largest=256)
     warnings.simplefilter("ignore")  # torchjd's solver remarks on its own settings
     inputs = QUICK if given.quick else INPUTS
-    cells = [
-        (name, duel, kind, m)
-        for name, duel in _duels().items()
-        for kind in ("mild", "hard")
-        for m in inputs
-        if m <= duel.largest
-    ]
+    sizes = [m for m in inputs if m <= given.largest]
+    duels = [(name, duel, kind) for name, duel in _duels().items() for kind in ("mild", "hard")]
     rows: list[Mapping[str, Any]] = []
-    with progress(len(cells)) as advance:
-        for name, duel, kind, m in cells:
-            advance(f"{name}, {kind}, m = {m}")
-            row = {"method": name, "J": kind, "m": m}
-            rows.append(row | _measured(duel, kind, m, inputs[m], given.device))
+    with progress(len(duels) * len(sizes)) as advance:
+        for name, duel, kind in duels:
+            theirs: dict[int, float] = {}
+            for m in sizes:
+                advance(f"{name}, {kind}, m = {m}")
+                measured = _measured(duel, kind, m, inputs[m], given.device, _predicted(theirs, m))
+                if measured["torchjd"] is not None:
+                    theirs[m] = measured["torchjd"].median
+                rows.append({"method": name, "J": kind, "m": m} | measured)
     show("The weights of a Gramian, ms", [_readable(row) for row in rows])
     print(f"wrote {write('weightings', given, rows)}")
 
 
+def _predicted(seconds: Mapping[int, float], m: int) -> float:
+    """How long a call takes, if it goes on as between the last two sizes."""
+    if len(seconds) < 2:
+        return 0.0
+    (before, earlier), (last, latest) = list(seconds.items())[-2:]
+    exponent = math.log(latest / earlier) / math.log(last / before)
+    return float(latest * (m / last) ** exponent)
+
+
 def _duels() -> dict[str, Duel]:
     like_theirs = jd.weighting("upgrad", reg_eps=REG_EPS, norm_eps=1e-4)
-    upgrad = UPGradWeighting()
     return {
-        "UPGrad, reg_eps=1e-4": Duel(like_theirs, upgrad, _regularised, _wanted_of_upgrad),
-        "UPGrad, exact": Duel(jd.weighting("upgrad"), upgrad, _exact, _wanted_of_upgrad),
-        "MGDA": Duel(jd.weighting("mgda"), MGDAWeighting(), _duality_gaps, lambda m: 1.0),
-        "IMTL-G": Duel(jd.weighting("imtl-g"), IMTLGWeighting(), _inequalities, lambda m: 0.0),
+        "UPGrad, reg_eps=1e-4": _upgrad(like_theirs, REG_EPS),
+        "UPGrad, exact": _upgrad(jd.weighting("upgrad"), 0.0),
+        "MGDA": _duel(jd.weighting("mgda"), MGDAWeighting(), _duality_gap, lambda m: 1.0),
+        "IMTL-G": _duel(jd.weighting("imtl-g"), IMTLGWeighting(), _inequality, lambda m: 0.0),
         "CAGrad, c=0.5": _duel(
             jd.weighting("cagrad", c=0.5),
             CAGradWeighting(c=0.5),
             _worst_gain,
             lambda m: 10.0 if m <= 32 else 0.0,
-            128,
         ),
         "Nash-MTL": _duel(
-            jd.weighting("nash-mtl", max_norm=0.0), _nash, _nash_error, lambda m: 20.0, 32
+            jd.weighting("nash-mtl", max_norm=0.0), _nash, _nash_error, lambda m: 20.0
         ),
         "FairGrad, alpha=2": _duel(
             jd.weighting("fairgrad", alpha=2.0),
             FairGradWeighting(alpha=2.0),
             _fair_error,
             lambda m: 5.0,
-            128,
         ),
         "PCGrad": _duel(
-            jd.weighting("pcgrad"),
-            PCGradWeighting(),
-            _none,
-            lambda m: 10.0 if m >= 32 else 0.0,
-            128,
+            jd.weighting("pcgrad"), PCGradWeighting(), _none, lambda m: 10.0 if m >= 32 else 0.0
         ),
         "GradVac": _duel(
             _per_size(lambda: jd.weighting("gradvac")),
             _per_size(GradVacWeighting),
             _none,
             lambda m: 10.0 if m >= 32 else 0.0,
-            128,
         ),
     }
 
@@ -134,14 +140,27 @@ def _duel(
     theirs: Any,
     residual: Callable[[Tensor, Tensor], float],
     wanted: Callable[[int], float],
-    largest: int,
 ) -> Duel:
     """One whose residual is that of the weights."""
+    return Duel(
+        ours,
+        theirs,
+        lambda gramian: residual(gramian, ours(gramian)),
+        lambda gramian: residual(gramian, theirs(gramian)),
+        wanted,
+    )
 
-    def residuals(gramian: Tensor) -> tuple[float, float]:
-        return residual(gramian, ours(gramian)), residual(gramian, theirs(gramian))
 
-    return Duel(ours, theirs, residuals, wanted, largest)
+def _upgrad(ours: Weigh, ridge: float) -> Duel:
+    """Its residual is that of the projections, of the Gramian with this ridge."""
+    theirs: Any = UPGradWeighting()
+    return Duel(
+        ours,
+        theirs,
+        lambda gramian: _cone_residual(gramian, ridge, _our_projections),
+        lambda gramian: _cone_residual(gramian, ridge, _their_projections),
+        _wanted_of_upgrad,
+    )
 
 
 def _per_size(make: Callable[[], Any]) -> Weigh:
@@ -149,7 +168,9 @@ def _per_size(make: Callable[[], Any]) -> Weigh:
     made: dict[int, Any] = {}
 
     def weigh(gramian: Tensor) -> Tensor:
-        weights: Tensor = made.setdefault(len(gramian), make())(gramian)
+        if len(gramian) not in made:
+            made[len(gramian)] = make()
+        weights: Tensor = made[len(gramian)](gramian)
         return weights
 
     return weigh
@@ -217,31 +238,50 @@ def _wanted_of_upgrad(m: int) -> float:
     return {64: 2.5, 128: 10.0}.get(m, 0.0)
 
 
-def _measured(duel: Duel, kind: str, m: int, inputs: int, device: str) -> dict[str, Any]:
-    ours, theirs, residuals = [], [], []
+def _measured(
+    duel: Duel, kind: str, m: int, inputs: int, device: str, predicted: float
+) -> dict[str, Any]:
+    contestants = {"ours": duel.ours, "theirs": duel.theirs}
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    residuals: dict[str, list[float]] = {"ours": [], "theirs": []}
     for seed in range(inputs):
         jacobian = _jacobian(kind, m, seed)
         gramian = (jacobian @ jacobian.T).to(device)
-        residuals.append(duel.residuals(gramian))
-        repeats = [_repeats(weigh, gramian) for weigh in (duel.ours, duel.theirs)]
-        seconds = measured(
-            {
-                "ours": lambda: _run(duel.ours, gramian, repeats[0]),  # noqa: B023  # run at once
-                "theirs": lambda: _run(duel.theirs, gramian, repeats[1]),  # noqa: B023
-            },
-            ROUNDS,
-            warm_up=0,
-        )
-        ours += [time / repeats[0] for time in seconds["ours"]]
-        theirs += [time / repeats[1] for time in seconds["theirs"]]
+        residuals["ours"].append(duel.residual_of_ours(gramian))
+        if predicted <= _PATIENCE:
+            start = time.perf_counter()
+            residuals["theirs"].append(duel.residual_of_theirs(gramian))
+            predicted = time.perf_counter() - start
+        if predicted > _PATIENCE:
+            contestants.pop("theirs", None)
+        for name, times in _timed(contestants, gramian, slow=predicted > _SLOW).items():
+            seconds[name] += times
+    alone = "theirs" not in contestants
     return {
-        "torchjd": summary(theirs),
-        "ours": summary(ours),
-        "times as fast": ratio(theirs, ours),
+        "torchjd": None if alone else summary(seconds["theirs"]),
+        "ours": summary(seconds["ours"]),
+        "times as fast": None if alone else ratio(seconds["theirs"], seconds["ours"]),
         "wanted": duel.wanted(m),
-        "residual of torchjd": _worst([theirs for _, theirs in residuals]),
-        "residual of ours": _worst([ours for ours, _ in residuals]),
+        "residual of torchjd": _worst(residuals["theirs"]),
+        "residual of ours": _worst(residuals["ours"]),
+        "note": _note(len(seconds["ours"]) // inputs, predicted if alone else None),
     }
+
+
+def _note(rounds: int, torchjd: float | None) -> str:
+    if torchjd is not None:
+        return f"torchjd left out: about {torchjd:.0f} s a call"
+    return f"{rounds} rounds" if rounds < ROUNDS else ""
+
+
+def _timed(contestants: Mapping[str, Weigh], gramian: Tensor, slow: bool) -> dict[str, list[float]]:
+    """The seconds of each call, round by round, in turn."""
+    repeats = {name: 1 if slow else _repeats(weigh, gramian) for name, weigh in contestants.items()}
+    runs = {
+        name: partial(_run, weigh, gramian, repeats[name]) for name, weigh in contestants.items()
+    }
+    found = measured(runs, SLOW_ROUNDS if slow else ROUNDS, warm_up=0)
+    return {name: [time / repeats[name] for time in times] for name, times in found.items()}
 
 
 def _worst(residuals: list[float]) -> float | None:
@@ -271,38 +311,30 @@ def _run(weigh: Weigh, gramian: Tensor, repeats: int) -> None:
         weigh(gramian)
 
 
-def _exact(gramian: Tensor) -> tuple[float, float]:
-    return _cone_residuals(gramian, 0.0)
+Project = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _regularised(gramian: Tensor) -> tuple[float, float]:
-    return _cone_residuals(gramian, REG_EPS)
-
-
-def _cone_residuals(gramian: Tensor, ridge: float) -> tuple[float, float]:
-    """The KKT residuals of the projections, for the Gramian with that ridge."""
-    given: Any = gramian
+def _cone_residual(gramian: Tensor, ridge: float, project: Project) -> float:
+    """The KKT residual of the projections, for the Gramian with that ridge."""
     solved = gramian / gramian.trace() + ridge * torch.eye(len(gramian)).to(gramian)
     vectors = torch.eye(len(gramian)).to(gramian) / len(gramian)
-    ours = project_on_dual_cone(solved, vectors)
-    theirs = QuadprogProjector(reg_eps=REG_EPS)(vectors, given)
-    problem = solved.cpu().numpy(), vectors.cpu().numpy()
-    return cone_residual(*problem, ours.cpu().numpy()), cone_residual(
-        *problem, theirs.cpu().numpy()
-    )
+    found = project(gramian, solved, vectors)
+    return cone_residual(solved.cpu().numpy(), vectors.cpu().numpy(), found.cpu().numpy())
 
 
-def _duality_gaps(gramian: Tensor) -> tuple[float, float]:
+def _our_projections(gramian: Tensor, solved: Tensor, vectors: Tensor) -> Tensor:
+    return project_on_dual_cone(solved, vectors)
+
+
+def _their_projections(gramian: Tensor, solved: Tensor, vectors: Tensor) -> Tensor:
+    """They add their ridge themselves."""
     given: Any = gramian
-    ours, theirs = jd.weighting("mgda")(gramian), MGDAWeighting()(given)
-    host = gramian.cpu().numpy()
-    return duality_gap(host, ours.cpu().numpy()), duality_gap(host, theirs.cpu().numpy())
+    projections: Tensor = QuadprogProjector(reg_eps=REG_EPS)(vectors, given)
+    return projections
 
 
-def _inequalities(gramian: Tensor) -> tuple[float, float]:
-    given: Any = gramian
-    ours, theirs = jd.weighting("imtl-g")(gramian), IMTLGWeighting()(given)
-    return _inequality(gramian, ours), _inequality(gramian, theirs)
+def _duality_gap(gramian: Tensor, weights: Tensor) -> float:
+    return duality_gap(gramian.cpu().numpy(), weights.cpu().numpy())
 
 
 def _inequality(gramian: Tensor, weights: Tensor) -> float:

@@ -110,13 +110,12 @@ def _check(unit: Array, solution: Array, residual: Array) -> None:
 
 def _lawson_hanson(factor: Array, linear: Array) -> Array:
     """Column by column, of the matrix whose factor this is; zero where it does not end."""
-    from scipy.linalg.lapack import dtrtrs
+    from scipy.linalg.blas import dtrsv  # one at a time: for several, there are threads
 
     upper = np.ascontiguousarray(factor.T)
-    targets = dtrtrs(factor.T, -linear, trans=1)[0]
     solution = np.empty_like(linear)
-    for column, target in enumerate(targets.T):
-        solution[:, column] = _least_squares(upper, target)
+    for column, right in enumerate(-linear.T):
+        solution[:, column] = _least_squares(upper, dtrsv(factor.T, right, trans=1))
     return solution
 
 
