@@ -135,6 +135,10 @@ def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
     :param multiple: The first guess.
     """
     with_mean = gramian.mean(axis=1)
+    # Independent gradients are often all in w, which is quickly seen.
+    weights, t = _exchanged(gramian, with_mean, radius, np.ones(len(gramian), dtype=np.bool_))
+    if weights is not None:
+        return np.asarray(weights / t)
     low, high = radius, np.inf  # no row is longer than one
     for _ in range(_SUPPORTS):
         dual = _dual(gramian, multiple)
