@@ -11,13 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.host import on_host
-from jdframework.linalg.spectral import carried_precision
+from jdframework.linalg.spectral import carried_precision, pseudo_solution
 from jdframework.linalg.unit_problem import Array, unit_rows
 
 _OPPOSITE: Final = -0.99
 """From this cosine on, two rows might balance out."""
-_CLEARLY: Final = 10.0
-"""The condition number is an estimate, which may be off by some factor below this."""
 
 
 def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
@@ -45,7 +43,7 @@ def _impartial(gramian: Array) -> Array:
     if not present.any():
         return np.zeros_like(norms)
     tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
-    solved = _solved(cosines, present.astype(np.float64), tolerance)
+    solved = pseudo_solution(cosines, present.astype(np.float64), tolerance)
     smallest = norms.min(where=present, initial=np.inf)  # however small, what follows is finite
     shares = np.divide(solved * smallest, norms, out=np.zeros_like(norms), where=present)
     total = shares.sum()
@@ -65,16 +63,3 @@ def _of_two(gramian: Array) -> Array | None:
         return None
     total = lengths[0] + lengths[1]
     return np.array([lengths[1] / total, lengths[0] / total])
-
-
-def _solved(cosines: Array, right: Array, tolerance: float) -> Array:
-    """``C⁺ r``, where eigenvalues up to this share of the largest count as zero."""
-    from scipy.linalg.lapack import dpocon, dposv
-
-    factor, solved, failed = dposv(cosines.T, right)
-    if not failed and dpocon(factor, np.abs(cosines).sum(axis=0).max())[0] > _CLEARLY * tolerance:
-        return np.asarray(solved)
-    values, vectors = np.linalg.eigh(cosines)
-    kept = values > tolerance * max(values[-1], 0.0)
-    basis = vectors[:, kept]
-    return np.asarray(basis @ ((right @ basis) / values[kept]))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Final
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from jdframework.linalg.host import on_host
+from jdframework.linalg.unit_problem import Array
+
+_CLEARLY: Final = 10.0
+"""The condition number is an estimate, which may be off by some factor below this."""
 
 
 def pseudo_solve(
     gramian: Float[Tensor, "m m"], right: Float[Tensor, " m"], tolerance: float | None = None
 ) -> Float[Tensor, " m"]:
-    """``G⁺ r``, by the eigenvalues of ``G``.
+    """``G⁺ r``, solved in float64.
 
     :param gramian: Symmetric and positive semi-definite, ``[m, m]``.
     :param right: ``r`` ``[m]``.
@@ -23,14 +33,28 @@ def pseudo_solve(
     """
     if tolerance is None:
         tolerance = len(gramian) * torch.finfo(gramian.dtype).eps
-    dtype = torch.promote_types(torch.promote_types(gramian.dtype, right.dtype), torch.float32)
-    if not bool(torch.isfinite(gramian).all()):
-        return torch.full_like(right, torch.nan)
-    values, vectors = torch.linalg.eigh(gramian.to(dtype))
-    kept = values > tolerance * values[-1].clamp(min=0.0)
-    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
-    solution: Tensor = vectors @ (inverse * (vectors.T @ right.to(dtype)))
-    return solution.to(right.dtype)
+    solve = partial(pseudo_solution, tolerance=tolerance)
+    return on_host(solve, gramian, right, shape=(len(right),)).to(right.dtype)
+
+
+def pseudo_solution(matrix: Array, right: Array, tolerance: float) -> Array:
+    """``G⁺ r`` of arrays, for solvers that are on the host already; one that is regular costs less.
+
+    :param matrix: Symmetric and positive semi-definite ``[m, m]``, finite.
+    :param right: ``r`` ``[m]``.
+    :param tolerance: Eigenvalues up to this share of the largest count as zero.
+    :return: ``[m]``.
+    """
+    from scipy.linalg.lapack import dpocon, dposv
+
+    factor, solution, failed = dposv(matrix.T, right)
+    size = np.abs(matrix).sum(axis=0).max()
+    if not failed and dpocon(factor, size)[0] > _CLEARLY * tolerance:
+        return np.asarray(solution)
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > tolerance * max(values[-1], 0.0)
+    basis = vectors[:, kept]
+    return np.asarray(basis @ ((right @ basis) / values[kept]))
 
 
 def carried_precision(gramian: Float[Tensor, "m m"]) -> float:

@@ -46,7 +46,7 @@ def test_dtype_is_handed_back(dtype: torch.dtype) -> None:
         torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=dtype), torch.ones(2).to(dtype)
     )
     assert found.dtype == dtype
-    assert found.tolist() == [0.5, 0.25]
+    assert found.tolist() == pytest.approx([0.5, 0.25])
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -21,6 +21,8 @@ __all__ = ["AlignedMTL", "AlignedMTLConfig"]
 
 _Array = NDArray[np.float64]
 
+_CONDITIONED: Final = 1e-4
+"""Eigenvalues above this share of the largest lose no digit that matters; else `dgejsv` is used."""
 _FULL_ACCURACY: Final = {"joba": 2, "jobu": 0, "jobv": 3, "jobr": 0, "jobt": 0, "jobp": 0}
 """dgejsv: pivot rows and columns, find the left vectors, set no small singular value to zero."""
 
@@ -82,13 +84,21 @@ class AlignedMTL(Preferring, GramianWeighting):
 
 def _aligned(scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
     tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
-    values, vectors = _singular(_factor(gramian, tolerance))
+    values, vectors = _components(gramian, tolerance)
     components = vectors.T @ preferences
     # Preferences whose combination vanishes leave only rounding, which would have a direction.
     if np.linalg.norm(components) <= 10 * tolerance * np.linalg.norm(preferences):
         return np.zeros_like(preferences)
     mixed: _Array = vectors @ (components * (_scale(values, scale_mode) / values))
     return mixed
+
+
+def _components(gramian: _Array, tolerance: float) -> tuple[_Array, _Array]:
+    """Singular values and left vectors of the Jacobian, but for those that are zero."""
+    values, vectors = np.linalg.eigh(gramian)
+    if values[0] > _CONDITIONED * values[-1]:
+        return np.sqrt(values), vectors
+    return _singular(_factor(gramian, tolerance))
 
 
 def _factor(gramian: _Array, tolerance: float) -> _Array:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Preferring
 from jdframework.config import Paper
-from jdframework.linalg import carried_precision, normalised, on_host, pseudo_solve
-from jdframework.linalg.unit_problem import Array
+from jdframework.linalg import carried_precision, on_host
+from jdframework.linalg.spectral import pseudo_solution
+from jdframework.linalg.unit_problem import Array, unit_rows
 
 __all__ = ["ConFIG"]
 
@@ -55,21 +57,22 @@ class ConFIG(Preferring, GramianWeighting):
         return on_host(_solved, gramian, self.preferences(gramian), shape=(len(gramian),))
 
 
-def _solved(matrix: Array, preferences: Array) -> Array:
-    gramian = torch.from_numpy(matrix)
-    cosines, norms = normalised(gramian)
-    present = norms > 0
-    wanted = torch.where(present, torch.from_numpy(preferences), 0.0)
-    tolerance = len(gramian) * carried_precision(gramian)
-    mixture = pseudo_solve(cosines, wanted, tolerance)
+def _solved(gramian: Array, preferences: Array) -> Array:
+    cosines, norms = unit_rows(gramian)
+    present = norms > 0.0
+    if not present.any():
+        return np.zeros_like(norms)
+    wanted = np.where(present, preferences, 0.0)
+    tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
+    mixture = pseudo_solution(cosines, wanted, tolerance)
     reached = cosines @ mixture
-    longest = torch.where(norms.max() > 0, norms.max(), 1.0)
+    longest = norms.max()
     along = norms / longest * reached
     # A direction, or a length, that is zero but for rounding would be a random update.
-    negligible = (reached.norm() <= 10 * tolerance * wanted.norm()) | (
-        along.sum().abs() <= 10 * tolerance * along.abs().sum()
-    )
+    nowhere = np.linalg.norm(reached) <= 10 * tolerance * np.linalg.norm(wanted)
+    if nowhere or abs(along.sum()) <= 10 * tolerance * np.abs(along).sum():
+        return np.zeros_like(norms)
     length = along.sum() / (mixture @ reached)
-    weights = mixture * length * torch.where(present, longest / norms, 0.0)
-    found: Array = torch.where(negligible, torch.zeros_like(weights), weights).numpy()
-    return found
+    return np.asarray(
+        mixture * length * np.divide(longest, norms, out=np.zeros_like(norms), where=present)
+    )
