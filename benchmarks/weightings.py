@@ -254,7 +254,8 @@ def _measured(
             predicted = time.perf_counter() - start
         if predicted > _PATIENCE:
             contestants.pop("theirs", None)
-        for name, times in _timed(contestants, gramian, slow=predicted > _SLOW).items():
+        slow = _SLOW < predicted <= _PATIENCE
+        for name, times in _timed(contestants, gramian, slow).items():
             seconds[name] += times
     alone = "theirs" not in contestants
     return {
