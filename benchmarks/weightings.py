@@ -84,10 +84,11 @@ def main() -> None:
             theirs: dict[int, float] = {}
             for m in sizes:
                 advance(f"{name}, {kind}, m = {m}")
-                measured = _measured(duel, kind, m, inputs[m], given.device, _predicted(theirs, m))
-                if measured["torchjd"] is not None:
-                    theirs[m] = measured["torchjd"].median
-                rows.append({"method": name, "J": kind, "m": m} | measured)
+                expected = _predicted(theirs, m)
+                figures = _measured(duel, kind, m, inputs[m], given.device, expected)
+                if figures["torchjd"] is not None:
+                    theirs[m] = figures["torchjd"].median
+                rows.append({"method": name, "J": kind, "m": m} | figures)
     show("The weights of a Gramian, ms", [_readable(row) for row in rows])
     print(f"wrote {write('weightings', given, rows)}")
 
