@@ -272,6 +272,6 @@ def test_another_number_of_groups_is_refused() -> None:
 
 
 def test_it_needs_the_jacobian_and_the_losses_where_its_inner_method_does() -> None:
-    assert grouped().needs == {"jacobian"}
-    assert grouped(inner=ByLoss()).needs == {"jacobian", "losses"}
+    assert grouped().needs == {"gramian"}
+    assert grouped(inner=ByLoss()).needs == {"gramian", "losses"}
     assert isinstance(grouped(), TreatsGroups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -14,8 +14,7 @@ from torch.autograd.graph import Node
 
 from jdframework.accumulation import add_to_grad
 from jdframework.autograd_graph import without
-from jdframework.bases import Engine, EngineConfig, WeightedSum
-from jdframework.combination import weights_of
+from jdframework.bases import Engine, EngineConfig
 from jdframework.errors import UnsupportedModelError
 from jdframework.memory import in_bytes, setting_in_bytes
 from jdframework.multitask import cut_at, default_tasks_params
@@ -24,6 +23,7 @@ from jdframework.objectives import objectives as given_objectives
 from jdframework.outcome import Check, Outcome
 
 from jd_plugin_autogram.experience import Experience
+from jd_plugin_autogram.groups import Groups, groups_for
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
 from jd_plugin_autogram.plan import planned
 from jd_plugin_autogram.recording import Recorder
@@ -120,7 +120,7 @@ class Autogram(Engine):
         """
         outputs = _checked(losses)
         step = self._step(self._objectives(outputs))
-        gramian = step.gramian(retain_graph=True, keep=False)
+        gramian = step.gramians(retain_graph=True, keep=False)[0]
         if self.config.verify_first:
             self._verify(outputs, gramian, step.routes)
         return gramian
@@ -136,18 +136,22 @@ class Autogram(Engine):
         check: Check | None = None,
     ) -> Outcome:
         """See :meth:`jdframework.bases.Engine.update`."""
-        weighting, outputs = _weighting_of(method), _checked(losses)
+        groups, outputs = groups_for(method, self.parameters), _checked(losses)
         values = torch.cat([output.detach().reshape(-1) for output in outputs])
         if features is not None:
-            return self._update_trunk(outputs, values, features, weighting, retain_graph, check)
-        step = self._step(self._objectives(outputs))
+            return self._update_trunk(outputs, values, features, groups, retain_graph, check)
+        step = self._step(self._objectives(outputs), groups.owners)
+        if groups.treated_apart and step.outside:
+            raise UnsupportedModelError(
+                f"the losses also depend on {len(step.outside)} tensors outside of the given "
+                f"modules, for which {method.name!r} has no weights: give features=…, or add their "
+                f"module to the Descent"
+            )
         unverified = self.config.verify_first and not self._experience.is_verified(step.routes.kind)
-        gramian = step.gramian(retain_graph=retain_graph or unverified, keep=True)
-        if unverified:
-            self._verify(outputs, gramian, step.routes)
-        outcome = _outcome(weighting, gramian, values, check)
-        assert outcome.weights is not None
-        targets, found = step.update(outcome.weights, retain_graph)
+        parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
+        checked = self._verifying(outputs, step, check) if unverified else check
+        weights, outcome = groups.weighted(parts, values, checked)
+        targets, found = step.update(weights, retain_graph)
         add_to_grad(targets, found)
         if not retain_graph:
             self._recorder.forget(step.routes.nodes)
@@ -162,7 +166,7 @@ class Autogram(Engine):
         outputs: list[Tensor],
         values: Tensor,
         features: Sequence[Tensor],
-        weighting: Any,
+        groups: Groups,
         retain_graph: bool,
         check: Check | None,
     ) -> Outcome:
@@ -173,14 +177,13 @@ class Autogram(Engine):
         unverified = self.config.verify_first and not self._experience.is_verified(len(losses))
         keep = retain_graph or unverified
         cut = cut_at(features, losses, tasks, shared, retain_graph=keep)
-        step = self._step(Tasks(cut.outputs, cut.starts), outside=False)
-        gramian = step.gramian(retain_graph=keep, keep=True)
+        step = self._step(Tasks(cut.outputs, cut.starts), groups.owners, outside=False)
+        parts = step.gramians(retain_graph=keep, keep=True)
+        checked = self._verifying(outputs, step, check) if unverified else check
+        weights, outcome = groups.weighted(parts, values, checked)
         if unverified:
-            self._verify(outputs, gramian, step.routes)
             self._experience.verified(len(losses))
-        outcome = _outcome(weighting, gramian, values, check)
-        assert outcome.weights is not None
-        targets, found = step.update(outcome.weights, retain_graph)
+        targets, found = step.update(weights, retain_graph)
         add_to_grad([*targets, *cut.head_params], [*found, *cut.head_gradients])
         if not retain_graph:
             self._recorder.forget(step.routes.nodes)
@@ -197,18 +200,25 @@ class Autogram(Engine):
             )
         return Instances(outputs[0].reshape(1) if outputs[0].ndim == 0 else outputs[0], dim)
 
-    def _step(self, objectives: Objectives, *, outside: bool = True) -> Step:
+    def _step(
+        self,
+        objectives: Objectives,
+        owners: Mapping[int, int] | None = None,
+        *,
+        outside: bool = True,
+    ) -> Step:
         parameters = self.parameters
         apart = isinstance(objectives, Instances)
         routes = routes_of(objectives.outputs, self._recorder, apart)
         if apart and objectives.n > 1:
             self._refuse_batch_statistics(routes)
         plan = planned(objectives, routes, parameters, self._experience)
+        owners = owners or {id(parameter): 0 for parameter in parameters}
         others = without(routes.leaves, parameters) if outside else []
         size = self._experience.size(
             routes.kind, lambda: setting_in_bytes(self.config.memory, objectives.outputs[0].device)
         )
-        return Step(objectives, routes, plan, parameters, others, size)
+        return Step(objectives, routes, plan, parameters, owners, others, size)
 
     def _refuse_batch_statistics(self, routes: Routes) -> None:
         """By them, each loss depends on every instance."""
@@ -224,6 +234,16 @@ class Autogram(Engine):
                 f"instances of the batch, so that losses are not independent: call .eval() on it, "
                 f"use GroupNorm, or use engine='autojac'"
             )
+
+    def _verifying(self, outputs: list[Tensor], step: Step, check: Check | None) -> Check:
+        """The engine's own check of the Gramian, then the given one."""
+
+        def both(gramian: Tensor) -> None:
+            self._verify(outputs, gramian, step.routes)
+            if check is not None:
+                check(gramian)
+
+        return both
 
     def _verify(self, outputs: list[Tensor], gramian: Tensor, routes: Routes) -> None:
         if self._experience.is_verified(routes.kind):
@@ -261,22 +281,6 @@ def _is_of_batch(node: Node) -> bool:
     if "BatchNorm" not in node.name() or not getattr(node, "_saved_training", True):
         return False
     return bool(node._input_metadata[0].shape[0] > 1)  # instance norm makes it one image
-
-
-def _weighting_of(method: Any) -> Any:
-    weighting: Any = method.weighting if isinstance(method, WeightedSum) else method
-    if weighting.kind != "weighting" or "jacobian" in weighting.needs:
-        raise UnsupportedModelError(
-            f"{weighting.name!r} needs the Jacobian, which autogram never forms: "
-            f"use engine='autojac'"
-        )
-    return weighting
-
-
-def _outcome(weighting: Any, gramian: Tensor, values: Tensor, check: Check | None) -> Outcome:
-    if check is not None:
-        check(gramian)
-    return Outcome(weights_of(weighting, gramian, (), values), gramian)
 
 
 def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,7 @@ class Step:
     :param routes: What they depend on.
     :param plan: What is done layer by layer.
     :param parameters: Those that the Gramian is of.
+    :param owners: By a parameter's identity, its group's number; each has its own Gramian.
     :param outside: Other leaves, which get their share of the update.
     :param size: How many bytes may be kept from the Gramian for the update.
     """
@@ -31,13 +32,14 @@ class Step:
     routes: Routes
     plan: Plan
     parameters: Sequence[nn.Parameter]
+    owners: Mapping[int, int]
     outside: Sequence[Tensor]
     size: int
     _pieces: list[Piece] | None = field(default=None, init=False)
 
     @torch.no_grad()
-    def gramian(self, *, retain_graph: bool, keep: bool) -> Float[Tensor, "m m"]:
-        """The Gramian, in the order of the losses.
+    def gramians(self, *, retain_graph: bool, keep: bool) -> dict[int, Float[Tensor, "m m"]]:
+        """The Gramian of each group that the losses depend on, in the order of the losses.
 
         :param retain_graph: Whether the graph is needed for something else.
         :param keep: Whether the update will be asked for.
@@ -47,45 +49,60 @@ class Step:
         groups = plan.groups(objectives.k, self.size)
         fused = keep and len(groups) == 1
         last = not retain_graph and fused and not self.outside
-        total: Tensor | None = None
+        totals: dict[int, Tensor] = {}
         kept: list[Piece] = []
         together = objectives.n == 1
         if plan.around and not together:
             rows = objectives.of_parameters(plan.around, not last or bool(plan.visits))
             kept = _as_rows(plan.around, rows)
-            total = _sum(kept)
+            self._add(totals, kept)
         for number, group in enumerate(groups):
             aside = plan.around if together and number == 0 else []
             pieces = self._pieces_of(group, aside, retain_graph=not last)
-            found = _sum(pieces)
-            total = found if total is None else total if found is None else total + found
+            self._add(totals, pieces)
             kept += pieces if fused else []
-        if total is None:
+        if not totals:
             raise ValueError(
                 "the losses depend on no parameter of the engine's modules that requires "
                 "gradients: are these the modules that computed them?"
             )
         self._pieces = kept if fused else None
-        return objectives.permuted(total)
+        return {number: objectives.permuted(totals[number]) for number in sorted(totals)}
 
     @torch.no_grad()
     def update(
-        self, weights: Float[Tensor, " m"], retain_graph: bool
+        self, weights: Mapping[int, Float[Tensor, " m"]], retain_graph: bool
     ) -> tuple[list[Tensor], list[Tensor | None]]:
         """What the weighted losses give each parameter, and each other leaf.
 
-        :param weights: In the order of the losses.
+        :param weights: Of each group, in the losses' order; of one, if there are other leaves.
         :param retain_graph: Whether the graph can be used again.
         """
-        ordered = self.objectives.in_order(weights)
-        start = self.objectives.weighted(ordered)
-        rest = list(self.outside)
-        if self._pieces is None:
-            targets = [*self.parameters, *rest]
-            return targets, differentiated(start, targets, retain_graph)
-        targets = [piece.parameter for piece in self._pieces]
-        found: list[Tensor | None] = [piece.gradient(ordered) for piece in self._pieces]
-        return [*targets, *rest], [*found, *differentiated(start, rest, retain_graph)]
+        ordered = {number: self.objectives.in_order(own) for number, own in weights.items()}
+        targets: list[Tensor] = []
+        found: list[Tensor | None] = []
+        for piece in self._pieces or ():
+            targets.append(piece.parameter)
+            found.append(piece.gradient(ordered[self._owner(piece.parameter)]))
+        for left, (number, own) in zip(reversed(range(len(ordered))), ordered.items(), strict=True):
+            rest = [] if self._pieces is not None else self._owned(number)
+            rest += self.outside
+            start = self.objectives.weighted(own)
+            found += differentiated(start, rest, retain_graph or left > 0)
+            targets += rest
+        return targets, found
+
+    def _add(self, totals: dict[int, Tensor], pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            number, found = self._owner(piece.parameter), piece.gramian()
+            total = totals.get(number)
+            totals[number] = found if total is None else total + found.to(total.device)
+
+    def _owner(self, parameter: Tensor) -> int:
+        return self.owners[id(parameter)]
+
+    def _owned(self, number: int) -> list[Tensor]:
+        return [p for p in self.parameters if self.owners[id(p)] == number]
 
     def _pieces_of(
         self, group: Sequence[int], aside: Sequence[nn.Parameter], *, retain_graph: bool
@@ -113,11 +130,3 @@ class Step:
 
 def _as_rows(parameters: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Piece]:
     return [Rows(p, block) for p, block in zip(parameters, rows, strict=True)]
-
-
-def _sum(pieces: Sequence[Piece]) -> Float[Tensor, "m m"] | None:
-    total: Tensor | None = None
-    for piece in pieces:
-        found = piece.gramian()
-        total = found if total is None else total + found.to(total.device)
-    return total

@@ -13,9 +13,10 @@ from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
 from jdframework import registry
-from jdframework.bases import Aggregator, Wrapper, WrapperConfig
+from jdframework.bases import Aggregator, WeightedSum, Wrapper, WrapperConfig
 from jdframework.combination import combine
 from jdframework.errors import ConfigError
+from jdframework.names import Need
 from jdframework.protocols import Stateful, TreatsGroups
 
 from jd_plugin_grouped.partition import by_module, by_patterns, by_tensor
@@ -32,6 +33,11 @@ def _check_by(by: object) -> object:
     raise ValueError(
         "it is 'tensor', 'module', or a list of groups, each a list of patterns: [['0.*'], ['1.*']]"
     )
+
+
+def _takes_rows(method: Any) -> bool:
+    weighting: Any = method.weighting if isinstance(method, WeightedSum) else method
+    return weighting.kind != "weighting" or "jacobian" in weighting.needs
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[object]]:
@@ -72,8 +78,9 @@ class Grouped(Wrapper, Aggregator):
         \\qquad \\text{for } J = (J_1, \\dots, J_k)
 
     where :math:`J_j` are the columns that belong to the parameters of group :math:`j`, and
-    :math:`\\mathcal{A}_j` is that group's own instance of the method ``inner``. One Jacobian
-    serves all groups, and each has its own Gramian :math:`J_j J_j^\\top`, so gradients that
+    :math:`\\mathcal{A}_j` is that group's own instance of the method ``inner``. One pass
+    serves all groups, and each has its own Gramian :math:`J_j J_j^\\top` (of which ``autogram``
+    needs no Jacobian, unless ``inner`` does), so gradients that
     conflict in one layer only are changed in that layer only. Layer by layer and matrix by matrix
     is how GradVac was published; LibMTL has it for GradVac alone, and takes the order of the
     modules for that of the parameters.
@@ -113,7 +120,8 @@ class Grouped(Wrapper, Aggregator):
                 f"{self.name}: inner = {self.config.inner!r} was given, but it must be a method of "
                 f"one batch's Jacobian or Gramian that is not itself grouped"
             )
-        self.needs = frozenset({"jacobian"} | (self.inner.needs & {"losses"}))
+        statistic: Need = "jacobian" if _takes_rows(self.inner) else "gramian"
+        self.needs = frozenset({statistic} | (self.inner.needs & {"losses"}))
         self.others = nn.ModuleList()
         self._members: list[list[int]] | None = None
         self._blocks = 0
