@@ -148,9 +148,25 @@ def test_heads_need_features() -> None:
     assert head.weight.grad is not None
 
 
-def test_it_runs_on_an_engine_that_forms_the_jacobian() -> None:
-    model = made()
-    assert jd.Descent(model, "grouped", inner="upgrad").engine.name == "autojac"  # type: ignore[union-attr]
+@pytest.mark.parametrize(("inner", "engine"), [("upgrad", "autogram"), ("graddrop", "autojac")])
+def test_the_jacobian_is_formed_only_for_an_inner_method_that_needs_it(
+    inner: str, engine: str
+) -> None:
+    descent = jd.Descent(made(), "grouped", inner=inner)
+    assert descent.engine.name == engine  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("by", ["tensor", "module", [["0.*"], ["2.bias"]]])
+def test_without_the_jacobian_it_gives_the_same(by: object) -> None:
+    found = []
+    for engine in ("autogram", "autojac"):
+        torch.manual_seed(0)
+        model = made().to(F64)
+        jd.Descent(model, "grouped", inner="upgrad", by=by, engine=engine).backward(
+            losses_of(model)
+        )
+        found.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*found)
 
 
 def test_the_functional_interface_serves_tensors_as_groups() -> None:

@@ -274,4 +274,5 @@ def test_another_number_of_groups_is_refused() -> None:
 def test_it_needs_the_jacobian_and_the_losses_where_its_inner_method_does() -> None:
     assert grouped().needs == {"gramian"}
     assert grouped(inner=ByLoss()).needs == {"gramian", "losses"}
+    assert grouped(inner=Largest()).needs == {"jacobian"}
     assert isinstance(grouped(), TreatsGroups)
