@@ -138,7 +138,7 @@ def two_gradients() -> str:
     picture = Picture(
         "Two gradients in conflict. Their mean points against the second one; "
         "UPGrad's update points against neither.",
-        *(600, 340),
+        *(600, 310),
         origin=(205, 290),
         scale=105,
     )
@@ -162,7 +162,7 @@ def upgrad() -> str:
     """How UPGrad comes about: each gradient is projected onto the dual cone, then the mean."""
     picture = Picture(
         "Each gradient is projected onto the dual cone; UPGrad is the mean of the projections.",
-        *(600, 340),
+        *(600, 315),
         origin=(205, 290),
         scale=105,
     )
