@@ -73,6 +73,13 @@ class Picture:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self.at, points))
         self._parts.append(f'<polygon class="{classes} area" points="{path}"/>')
 
+    def box(self, corner: Sequence[float], size: Sequence[float], classes: str) -> None:
+        """A rectangle with its lower left corner at the point, its size in units."""
+        (x, y), (width, height) = corner, size
+        outline = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+        self.area(outline, classes)
+        self.line([*outline, outline[0]], f"{classes} thin")
+
     def dot(self, point: Sequence[float], classes: str, radius: float = 6) -> None:
         """A filled dot."""
         x, y = self.at(point)
@@ -218,6 +225,39 @@ def pareto() -> str:
     return picture.svg()
 
 
+def linear_layer() -> str:
+    """The shapes of a linear layer's Jacobian, and of what its Gramian is made of instead."""
+    m, d, p = 1.0, 2.2, 1.5
+    picture = Picture(
+        "The Jacobian of one linear layer is a long matrix. Its Gramian is the entrywise product "
+        "of two small matrices, made of the layer's inputs and of the gradients at its outputs.",
+        *(600, 280),
+        origin=(15, 255),
+        scale=60,
+    )
+    picture.box((0, 2.8), (9.5, m), "bad")
+    picture.label("Jacobian: m rows, each as large as the weight", (4.75, 3.22), "", "middle")
+    picture.box((0, 0.9), (d, m), "first")
+    picture.label("A", (d / 2, 1.3), "first coloured", "middle")
+    picture.label("inputs", (d / 2, 0.45), "small", "middle")
+    picture.box((2.7, 0.9), (p, m), "second")
+    picture.label("B", (2.7 + p / 2, 1.3), "second coloured", "middle")
+    picture.label("gradients", (2.7 + p / 2, 0.45), "small", "middle")
+    picture.label("at the outputs", (2.7 + p / 2, 0.05), "small", "middle")
+    picture.arrow((4.45, 1.4), (5.15, 1.4), "plain")
+    for left, text, colour in (
+        (5.3, "AAᵀ+1", "first"),
+        (6.75, "BBᵀ", "second"),
+        (8.35, "G", "good"),
+    ):
+        picture.box((left, 0.9), (m + 0.15, m), colour)
+        picture.label(text, (left + 0.575, 1.3), f"small {colour} coloured", "middle")
+    picture.label("∘", (6.6, 1.3), "", "middle")
+    picture.label("=", (8.13, 1.3), "", "middle")
+    picture.label("all of them m by m", (7.4, 0.45), "small", "middle")
+    return picture.svg()
+
+
 def _cone(picture: Picture, reach: float) -> None:
     """The directions whose inner product with neither gradient is negative."""
     angles = torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64)
@@ -229,7 +269,12 @@ def _cone(picture: Picture, reach: float) -> None:
         picture.line([(0, 0), end], "good thin dashed")
 
 
-PICTURES: Final = {"two-gradients.svg": two_gradients, "upgrad.svg": upgrad, "pareto.svg": pareto}
+PICTURES: Final = {
+    "two-gradients.svg": two_gradients,
+    "upgrad.svg": upgrad,
+    "pareto.svg": pareto,
+    "linear-layer.svg": linear_layer,
+}
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
