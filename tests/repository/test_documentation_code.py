@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import subprocess
 import sys
@@ -14,31 +12,23 @@ import pytest
 import torch
 from torch import nn
 
+from printed import BLOCK, PRINTED, outputs, with_outputs
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GETTING_STARTED = ROOT / "docs" / "getting-started.md"
 PLUGIN_READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PRINTED = re.compile(r"\n*^```text title=\"Prints\"\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[+-]?\d+)?")
 
 
 def run(page: Path, namespace: dict[str, Any]) -> int:
-    """Executes the page's blocks in order, each at its own line numbers.
-
-    A block that is followed by what it prints has to print that.
-    """
-    text = page.read_text("utf-8")
-    blocks = list(BLOCK.finditer(text))
-    for block in blocks:
-        lines_before = text[: block.start(1)].count("\n")
-        code = compile("\n" * lines_before + block[1], str(page), "exec")
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(code, namespace)  # noqa: S102  # the repository's own text
-        shown = PRINTED.match(text, block.end())
+    """Executes the page's blocks in order, and compares what they print with what is shown."""
+    blocks = 0
+    for printed, shown in outputs(page.read_text("utf-8"), str(page), namespace):
+        blocks += 1
         if shown:
-            check_printed(printed.getvalue(), shown[1])
-    return len(blocks)
+            check_printed(printed, shown[1])
+    return blocks
 
 
 def check_printed(printed: str, shown: str) -> None:
@@ -118,6 +108,11 @@ def test_what_is_shown_but_not_printed_is_found(tmp_path: Path) -> None:
         page.write_text(shown.format(wrong), "utf-8")
         with pytest.raises(AssertionError):
             run(page, {})
+
+
+def test_the_tool_writes_what_is_printed() -> None:
+    page = '```python\nprint("a", 2)\n```\n\n```text title="Prints"\nold\n```\n\nText.\n'
+    assert with_outputs(page, "page.md") == page.replace("old", "a 2")
 
 
 def test_every_printed_text_follows_the_block_that_prints_it() -> None:
