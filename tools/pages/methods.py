@@ -19,7 +19,7 @@ def pages() -> dict[str, str]:
         PAGE: "---\nhide: [toc]\n---\n\n# Methods\n\n"
         "A method *looks at* the Gramian, at the whole Jacobian, or at the values of the losses. "
         "One with *state* keeps something between steps, or learns it; all of it is in its "
-        "`state_dict()`. Which one to take: [Quick start](quickstart.md).\n\n"
+        "`state_dict()`. Which one to take: [Choosing a method](guides/choosing-a-method.md).\n\n"
         f"{_table()}\n\n## Engines\n\n{engine_table(_link)}\n"
     }
 
