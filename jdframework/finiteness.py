@@ -137,7 +137,7 @@ class Finiteness:
         if len(self.given.tensors) > 1:
             pairs = zip(names, self.given.tensors, strict=True)
             names = tuple(name for name, loss in pairs if graph_of([loss]).reaches(tensor))
-        return f"objective {_listed(names)}{' together' if len(names) > 1 else ''}"
+        return f"objective {_listed(names)}{' (added up)' if len(names) > 1 else ''}"
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> bool:

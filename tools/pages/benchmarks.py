@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from method_table import ROOT, markdown_table
+from pages import reliability
 from pages.results import Result, cell, columns, results, where
 
 PAGE: Final = "benchmarks.md"
@@ -18,7 +19,8 @@ _LONG: Final = 12
 
 def pages() -> dict[str, str]:
     """The page of all benchmarks."""
-    return {PAGE: "\n\n".join([_HEAD, *(_section(result) for result in results())]) + "\n"}
+    here = [result for result in results() if result.benchmark not in reliability.BENCHMARKS]
+    return {PAGE: "\n\n".join([_HEAD, *map(_section, here)]) + "\n"}
 
 
 def files() -> dict[str, Path]:
