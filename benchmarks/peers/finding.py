@@ -65,6 +65,11 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def counted(bad: Sequence[str], total: int, what: str) -> str:
+    """How many of how many, and which."""
+    return f"{len(bad)} of {total} {what}" + (f": {listed(bad)}" if bad else "")
+
+
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence."""
     return ", ".join(names) if names else "none"

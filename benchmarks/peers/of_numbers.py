@@ -12,7 +12,7 @@ import scipy.optimize
 import torch
 import torchjd._linalg._dual_cone as peer_projection
 import torchjd.aggregation as peer
-from finding import Attempt, Finding, Row, attempt, listed, relative_error, said
+from finding import Attempt, Finding, Row, attempt, counted, listed, relative_error, said
 from torch import Tensor
 
 import jdframework as jd
@@ -82,7 +82,7 @@ def scales() -> Row:
                 largest = max(largest, scale if change > 1e-3 and scale < 1 else 0.0)
             if worst > 1e-3:
                 found.append(f"{name} by {worst:.0%} (from {largest:.0e} down)")
-        return Finding(not found, f"directions that change with the scale: {listed(found)}")
+        return Finding(not found, counted(found, len(_SCALED), "change with the scale"))
 
     return Row(
         "the method is the same for small and for large gradients",
@@ -104,10 +104,8 @@ def half_precision() -> Row:
                 answer = attempt(_answer, make, jacobian.to(dtype))
                 if answer.error is not None or answer.value.dtype != dtype:
                     found.add(name)
-        return Finding(
-            not found,
-            f"{len(found)} of {len(theirs())} raise or change the dtype: {listed(sorted(found))}",
-        )
+        what = "raise or change the dtype"
+        return Finding(not found, counted(sorted(found), len(theirs()), what))
 
     return Row(
         "bfloat16 and float16 are served, and handed back",
@@ -223,7 +221,8 @@ def _of_failures(found: Mapping[str, Attempt], right: Mapping[str, Attempt]) -> 
         if answer.error is None:
             off = relative_error(answer.value, right[name].value)
             kept.append(off < 1e-6)
-            words.append(f"{name}: a direction that is off by {off:.1%}, and no word")
+            wrong = f"a direction that is off by {off:.1%}, and no word"
+            words.append(f"{name}: {'the right direction all the same' if kept[-1] else wrong}")
         else:
             text = str(answer.error)
             kept.append(name in text and "m = " in text and "condition number" in text)

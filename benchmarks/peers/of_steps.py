@@ -10,7 +10,7 @@ import torchjd.aggregation as peer
 import torchjd.autogram as peer_autogram
 import torchjd.autojac as peer_autojac
 import torchjd.scalarization as peer_scalarization
-from finding import Finding, Row, attempt, listed, relative_error, said
+from finding import Finding, Row, attempt, counted, relative_error, said
 from of_models import truth
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,9 +31,9 @@ def checkpoints() -> Row:
     for name, (make, advance) in makers.items():
         seen = attempt(_resumed, make, advance)
         if seen.error is not None:
-            lost.append(f"{name} ({said(seen.error, 60)})")
+            lost.append(f"{name} (the state is refused: {type(seen.error).__name__})")
         elif not seen.value:
-            lost.append(f"{name} (goes on differently)")
+            lost.append(f"{name} (goes on differently, without a word)")
     ours = [
         (kind, name)
         for kind in _KINDS
@@ -50,8 +50,8 @@ def checkpoints() -> Row:
         "training goes on from a checkpoint as if it had not stopped",
         f"{_STEPS // 2} steps, state_dict() strictly into a fresh instance, {_STEPS // 2} more, "
         f"against {_STEPS} without a break, bit for bit",
-        Finding(not lost, f"{len(lost)} of {len(makers)} do not: {listed(lost)}"),
-        Finding(not failed, f"{len(failed)} of {len(ours)} do not: {listed(failed)}"),
+        Finding(not lost, counted(lost, len(makers), "do not go on alike")),
+        Finding(not failed, counted(failed, len(ours), "do not go on alike")),
     )
 
 
