@@ -143,7 +143,7 @@ class Finiteness:
 def _are_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether all entries are, in one pass and with one wait for the device."""
     filled = [tensor for tensor in tensors if tensor.numel()]
-    return bool(torch.isfinite(get_total_norm(filled, norm_type=math.inf)))
+    return not filled or bool(torch.isfinite(get_total_norm(filled, norm_type=math.inf)))
 
 
 def _listed(names: Sequence[str]) -> str:
