@@ -27,10 +27,15 @@ class Paper(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     title: str
+    """As printed."""
     authors: str
+    """All of them, separated by commas."""
     venue: str
+    """Short: ``"NeurIPS"``."""
     year: int
+    """Of the venue, not of a preprint."""
     url: str
+    """A page that will stay."""
 
 
 def _as_floats(value: object) -> object:

@@ -208,6 +208,7 @@ class Descent:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts the method's state back.
 
+        :param state: What :meth:`state_dict` gave.
         :raises RuntimeError: if it is that of another method, or of other settings.
         """
         self._method.load_state_dict(state, strict=True)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jdframework.step import Step
 
 hookspec: Final = pluggy.HookspecMarker("jdframework")
+"""Marks the hooks below."""
 hookimpl: Final = pluggy.HookimplMarker("jdframework")
+"""Marks an observer's method that implements one of them."""
 
 
 class HookSpecs:
@@ -29,15 +31,15 @@ class HookSpecs:
 
     @hookspec
     def jd_step(self, step: Step) -> None:
-        """Called after each ``Descent.backward`` with what it did."""
+        """Called after each ``Descent.backward`` with what it did, a ``step``."""
 
     @hookspec
     def jd_resolved(self, method: object) -> None:
-        """Called with each method or engine that was made from a spec."""
+        """Called with each ``method`` or engine that was made from a spec."""
 
     @hookspec
     def jd_fallback(self, name: str, reason: str) -> None:
-        """Called when an engine or a solver (``name``) goes on in a slower way, and why."""
+        """Called when an engine or a solver ``name`` goes on in a slower way, for ``reason``."""
 
     @hookspec
     def jd_cli(self, app: typer.Typer) -> None:
@@ -128,10 +130,17 @@ def register(observer: object, name: str | None = None) -> None:
 
 
 def unregister(observer: object) -> None:
-    """Removes an observer that :func:`register` added."""
+    """Removes an observer that :func:`register` added.
+
+    :param observer: The same object.
+    """
     _observers.unregister(observer)
 
 
 def call(hook: str, **arguments: Any) -> None:
-    """Calls every observer's implementation of ``hook``, each on its own."""
+    """Calls every observer's implementation of ``hook``, each on its own.
+
+    :param hook: The name of a hook.
+    :param arguments: Its arguments.
+    """
     _observers.call(hook, **arguments)

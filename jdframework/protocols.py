@@ -19,8 +19,11 @@ class Configured(Protocol):
     """What methods and engines share: a name, validated settings, needs."""
 
     Config: ClassVar[type[Config]]
+    """The model of the settings."""
     paper: ClassVar[Paper | None]
+    """Where it was published."""
     needs: frozenset[Need]
+    """What it looks at."""
 
     @property
     def name(self) -> str:
@@ -35,16 +38,16 @@ class Method(Configured, Protocol):
     """A weighting, an aggregator or a scalarizer: a ``torch.nn.Module`` with settings."""
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """The trainable parameters."""
+        """The trainable parameters; with ``recurse``, those of its own modules too."""
 
     def state_dict(self) -> dict[str, Any]:
         """All of the method's state."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        """Puts a state back."""
+        """Puts a ``state_dict`` back; if ``strict``, one with exactly the same keys."""
 
     def to(self, device: Any) -> Any:
-        """Moves the method's tensors."""
+        """Moves the method's tensors to ``device``."""
 
 
 class Weighting(Method, Protocol):
@@ -128,12 +131,19 @@ class Engine(Configured, Protocol):
     """Differentiates several objectives, and puts the update into ``.grad``."""
 
     capabilities: frozenset[str]
+    """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
 
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to the engine's parameters."""
+        """The Gramian of the losses with respect to the engine's parameters.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        """
 
     def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
-        """One ``[m, *parameter.shape]`` per parameter, if the engine can."""
+        """One ``[m, *parameter.shape]`` per parameter, if the engine can.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        """
 
     def update(
         self,
@@ -145,7 +155,14 @@ class Engine(Configured, Protocol):
         retain_graph: bool = False,
         check: Check | None = None,
     ) -> Outcome:
-        """Adds the method's update to ``.grad``; ``check`` is shown the Gramian first."""
+        """Adds the method's update to ``.grad``.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param method: A weighting or an aggregator.
+        :param features: The shared representation; what is past it gets its own plain gradient.
+        :param retain_graph: Whether the graph can be used again.
+        :param check: Shown the Gramian before anything is added.
+        """
 
     def backward(
         self,
@@ -156,10 +173,19 @@ class Engine(Configured, Protocol):
         features: Sequence[Tensor] | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
-        """Likewise, giving just the weights."""
+        """Likewise, giving just the weights.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param method: A weighting or an aggregator.
+        :param features: The shared representation; what is past it gets its own plain gradient.
+        :param retain_graph: Whether the graph can be used again.
+        """
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
-        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a random ``u``."""
+        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a random ``u``.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        """
 
     def close(self) -> None:
         """Leaves the model as it was before."""
@@ -177,4 +203,12 @@ class Differentiator(Protocol):
         retain_graph: bool = False,
         parallel_chunk_size: int | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """One ``[m, *input.shape]`` per input, None for an input that no output depends on."""
+        """One ``[m, *input.shape]`` per input, None for an input that no output depends on.
+
+        :param outputs: Tensors of any shape with ``m`` entries together.
+        :param inputs: Tensors that they depend on.
+        :param jac_outputs: ``[m, *output.shape]`` per output; the rows are these combinations of
+            the entries. One row per entry when None.
+        :param retain_graph: Whether the graph can be used again.
+        :param parallel_chunk_size: How many rows at once; None lets the engine choose.
+        """

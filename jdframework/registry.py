@@ -39,16 +39,27 @@ class Method:
     """What is known of one method or engine."""
 
     name: str
+    """The canonical name."""
     kinds: tuple[Kind, ...]
+    """Every kind that has the name."""
     aliases: tuple[str, ...]
+    """Other names that resolve to it, sorted."""
     summary: str
+    """One sentence."""
     paper: Paper | None
+    """Where it was published; None where it was not."""
     needs: frozenset[Need]
+    """What it looks at."""
     stateful: bool
+    """Whether it keeps something between steps."""
     trainable: bool
+    """Whether it has parameters for the optimizer."""
     config_schema: Mapping[str, Any]
+    """The JSON schema of its settings."""
     distribution: str | None
+    """What to ``pip install``; None for a class that this program registered."""
     version: str | None
+    """The distribution's."""
 
 
 def available(kind: Kind | None = None) -> list[str]:
@@ -205,6 +216,8 @@ def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
 def unregister(kind: Kind, name: str) -> None:
     """Takes back what :func:`register` added.
 
+    :param kind: As it was registered.
+    :param name: Likewise, in any spelling.
     :raises UnknownNameError: if the program registered no such name.
     """
     if not discovery.remove_registered(check_kind(kind), name):
@@ -214,6 +227,8 @@ def unregister(kind: Kind, name: str) -> None:
 def resolve(kind: Kind, name: str) -> Any:
     """The class behind a name.
 
+    :param kind: One of the four.
+    :param name: A name or an alias, in any spelling.
     :raises UnknownNameError: if no installed plugin offers it.
     :raises NameConflictError: if two distributions offer it.
     :raises PluginLoadError: if it cannot be imported, or is no method of that kind.

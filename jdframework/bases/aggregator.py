@@ -61,7 +61,10 @@ class Aggregator(BaseMethod, ABC):
 
     @abstractmethod
     def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " n"]:
-        """The method's mathematics; one that needs the losses takes them as ``losses=None``."""
+        """The method's mathematics, of ``jacobian`` ``[m, n]``.
+
+        One that needs the losses takes them as ``losses=None``.
+        """
 
 
 class WeightedSum(Aggregator):

@@ -42,11 +42,17 @@ class Engine(ABC):
     """
 
     kind: ClassVar[Kind] = "engine"
+    """Always ``"engine"``."""
     name: str
+    """The canonical name, by which the registry knows the class."""
     Config: ClassVar[type[Config]] = EngineConfig
+    """The model of the settings."""
     paper: ClassVar[Paper | None] = None
+    """Where it was published."""
     needs: frozenset[Need] = frozenset()
+    """Nothing: an engine is what meets the needs of methods."""
     trainable: ClassVar[bool] = False
+    """Never."""
     claims: ClassVar[Mapping[str, Any]] = {}
     """As of a method: class attributes of its suite, as ``{"refuses": …}``."""
     capabilities: ClassVar[frozenset[str]]
@@ -71,7 +77,11 @@ class Engine(ABC):
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """Why this engine cannot serve the modules, and the remedy; None if it can."""
+        """Why this engine cannot serve the modules, and the remedy; None if it can.
+
+        :param modules: Those whose parameters the objectives share.
+        :param config: The validated settings.
+        """
         return None if "sharded" in cls.capabilities else _wrapped(modules)
 
     @property
@@ -146,6 +156,8 @@ class Engine(ABC):
 
         The right side is one plain backward pass, so the check needs no other implementation.
         Expect about 1e-6 in float32 and 1e-15 in float64.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         """
         return self.identity_error(losses, self.compute_gramian(losses))
 

@@ -27,11 +27,17 @@ class BaseMethod(nn.Module):
     """
 
     kind: ClassVar[Kind]
+    """What it is a method of; the bases for each kind set it."""
     name: str
+    """The canonical name, by which the registry knows the class."""
     Config: ClassVar[type[Config]] = Config
+    """The model of the settings."""
     paper: ClassVar[Paper | None] = None
+    """Where the method was published."""
     needs: frozenset[Need] = frozenset()
+    """What it looks at."""
     trainable: ClassVar[bool] = False
+    """Whether it has parameters for the optimizer."""
     claims: ClassVar[Mapping[str, Any]] = {}
     """Where the method promises something else than most, for the suites of
     :mod:`jdframework.testing`: class attributes of its suite, as ``{"scale": "invariant"}``."""
@@ -65,6 +71,9 @@ class BaseMethod(nn.Module):
     def constant(self, name: str, m: int, like: Tensor) -> Float[Tensor, " m"]:
         """What :meth:`register_constant` keeps, in the dtype and on the device of ``like``.
 
+        :param name: The buffer's, and the setting's.
+        :param m: The number of objectives.
+        :param like: A tensor of any shape.
         :raises ConfigError: if it has not one value for each of the ``m`` objectives.
         """
         values = self.get_buffer(name)
@@ -118,7 +127,11 @@ class Randomised(BaseMethod):
         self._generator = self._fresh_generator()
 
     def normal(self, *shape: int, like: Tensor) -> Float[Tensor, "..."]:
-        """Standard normal numbers, drawn on the CPU so that every device gives the same ones."""
+        """Standard normal numbers, drawn on the CPU so that every device gives the same ones.
+
+        :param shape: Of what is drawn.
+        :param like: A tensor of any shape, whose dtype and device they get.
+        """
         drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
         return drawn.to(device=like.device, dtype=like.dtype)
 
@@ -136,6 +149,7 @@ class Randomised(BaseMethod):
     def set_extra_state(self, state: Tensor) -> None:
         """Puts it back.
 
+        :param state: The generator's, of any shape that :meth:`get_extra_state` gave.
         :raises ConfigError: if one of the two was made with a seed and the other without.
         """
         if (self._generator is None) != (state.numel() == 0):

@@ -43,7 +43,7 @@ class Scalarizer(BaseMethod, ABC):
 
     @abstractmethod
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
-        """The method's mathematics."""
+        """The method's mathematics, of ``losses`` of any shape."""
 
 
 class ShapedConfig(Config):

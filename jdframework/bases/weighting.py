@@ -73,7 +73,10 @@ class GramianWeighting(Weighting):
 
     @abstractmethod
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
-        """The method's mathematics; one that needs the losses takes them as ``losses=None``."""
+        """The method's mathematics, of ``gramian`` ``[m, m]``.
+
+        One that needs the losses takes them as ``losses=None``.
+        """
 
 
 class JacobianWeighting(Weighting):
@@ -96,7 +99,7 @@ class JacobianWeighting(Weighting):
 
     @abstractmethod
     def forward(self, jacobian: Float[Tensor, "m n"], /) -> Float[Tensor, " m"]:
-        """The method's mathematics."""
+        """The method's mathematics, of ``jacobian`` ``[m, n]``."""
 
 
 def check_jacobian(method: BaseMethod, jacobian: Tensor) -> None:

@@ -50,11 +50,12 @@ class Wrapper(BaseMethod, ABC):
         self.needs = inner.needs
         if isinstance(inner, TakesBatches):
             self.independent_batches = inner.independent_batches
+            """Those of what is wrapped, if it says which."""
 
     @staticmethod
     @abstractmethod
     def resolve(spec: Any, /) -> Any:
-        """The instance that a spec means: ``staticmethod(jd.weighting)``, say."""
+        """The instance that ``spec`` means: ``staticmethod(jd.weighting)``, say."""
 
     def wrapped(self) -> Sequence[Any]:
         """Every instance that is wrapped."""
@@ -67,7 +68,7 @@ class Wrapper(BaseMethod, ABC):
                 method.reset()
 
     def after_update(self, losses: Float[Tensor, " m"], /) -> None:
-        """Tells what is wrapped the losses after the optimizer's step, if it wants them."""
+        """Tells what is wrapped ``losses`` after the optimizer's step, if it wants them."""
         for method in self.wrapped():
             if isinstance(method, ActsAfterUpdate):
                 method.after_update(losses)

@@ -100,6 +100,8 @@ def normalised(gramian: Float[Tensor, "m m"]) -> Normalised:
 def cosines(gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
     """The cosine between each two rows of the Jacobian; 0 where a row is zero.
 
+    :param gramian: ``[m, m]``.
+
     >>> cosines(torch.tensor([[4.0, -2.0], [-2.0, 4.0]]))
     tensor([[ 1.0000, -0.5000],
             [-0.5000,  1.0000]])

@@ -23,18 +23,21 @@ class Architecture:
     """
 
     name: str
+    """Its key in ``ARCHITECTURES``."""
     build: Callable[[], nn.Module]
+    """Makes the model."""
     build_input: Callable[[], Tensor]
+    """Makes the input, a batch of three."""
     per_instance: bool = True
     """Whether each loss depends on its own instance alone; if not, each on the whole batch."""
 
     def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The same parameters every time."""
+        """The model in ``dtype``, with the same parameters every time."""
         with seeded(0):
             return self.build().to(dtype)
 
     def input(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The same batch every time, instances along the first dimension."""
+        """The same batch every time, in ``dtype``, instances along the first dimension."""
         with seeded(1):
             batch = self.build_input()
         return batch.to(dtype) if batch.is_floating_point() else batch

@@ -20,6 +20,7 @@ from jdframework.testing.derived import derived_suite
 from jdframework.testing.suite import Suite
 
 Verdict = Literal["passed", "failed", "not applicable"]
+"""What a test came to."""
 
 _AUTOLOAD: Final = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 _FILE: Final = "from jdframework.testing import conformance\n\nTestSuite = conformance.pending()\n"
@@ -30,9 +31,11 @@ class Finding:
     """What one test of a suite found."""
 
     test: str
+    """The test's name."""
     promise: str
     """What the test holds the method to, in a sentence."""
     verdict: Verdict
+    """``"failed"`` if one of its cases did, else ``"passed"`` if one did."""
     cases: int
     """How often the test ran, with other families, shapes or models each time."""
     reason: str = ""
@@ -44,8 +47,11 @@ class Conformance:
     """What the suite of one kind found about one name."""
 
     kind: Kind
+    """As what it was tested."""
     name: str
+    """What was tested."""
     findings: tuple[Finding, ...]
+    """One for each test of the suite, in their order."""
 
     @property
     def passed(self) -> bool:
@@ -53,7 +59,7 @@ class Conformance:
         return not self.of("failed")
 
     def of(self, verdict: Verdict) -> list[Finding]:
-        """The findings with one verdict."""
+        """The findings with this ``verdict``."""
         return [finding for finding in self.findings if finding.verdict == verdict]
 
 

@@ -66,7 +66,7 @@ class EngineSuite(Suite):
         return architecture
 
     def engine(self, *modules: nn.Module, **changes: Any) -> Any:
-        """A fresh engine for ``modules``."""
+        """A fresh engine for ``modules``; ``changes`` are settings that differ from the suite's."""
         return self.implementation()(*modules, **self.settings(**changes))
 
     def make(self, **changes: Any) -> Any:
@@ -77,7 +77,7 @@ class EngineSuite(Suite):
         return self.engine(nn.Linear(2, 1), **changes)
 
     def modes(self, architecture: Architecture) -> list[dict[str, Any]]:
-        """The settings under which the engine must serve an architecture."""
+        """The settings under which the engine must serve ``architecture``."""
         if "batch_dim" in self.config:
             return [{}]
         return [{"batch_dim": None}, *([{"batch_dim": 0}] if architecture.per_instance else [])]
@@ -85,7 +85,11 @@ class EngineSuite(Suite):
     def cases(
         self, architecture: Architecture, *dtypes: torch.dtype
     ) -> Iterator[tuple[Any, nn.Module, torch.dtype]]:
-        """An engine and its model for each mode and dtype; skips what the engine may refuse."""
+        """An engine and its model for each mode and dtype; skips what the engine may refuse.
+
+        :param architecture: What the model is of.
+        :param dtypes: Of the model; float64 alone if none is given.
+        """
         for dtype in dtypes or (torch.float64,):
             for mode in self.modes(architecture):
                 model = architecture.model(dtype)

@@ -23,7 +23,9 @@ class Family:
     """
 
     name: str
+    """Its key in ``FAMILIES``."""
     build: Callable[[int, Generator], Tensor]
+    """Makes a Jacobian of so many rows."""
 
     def __call__(self, m: int, seed: int = 0) -> Float[Tensor, "m n"]:
         """The same Jacobian every time, in float64.

@@ -25,6 +25,7 @@ class Suite:
     """
 
     kind: ClassVar[Kind]
+    """What the suite tests; set by those for each kind."""
     spec: ClassVar[str | Mapping[str, Any] | type]
     """What is tested: a name, a mapping ``{"name": …, **config}``, or a class."""
     config: ClassVar[Mapping[str, Any]] = {}
