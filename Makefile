@@ -17,8 +17,9 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test check docs bench wheels clean FORCE
+.PHONY: help demo test check docs bench wheels chromium clean FORCE
 .PHONY: check-lint check-format check-types check-imports check-metadata check-table
+.PHONY: check-links check-gallery
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -30,7 +31,7 @@ demo: $(VENV)/installed  ## train with several methods on real data, and write r
 test: $(VENV)/test  ## the whole test suite; PYTEST_ARGS="-k upgrad" for a part of it
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: check-lint check-format check-types check-imports check-metadata check-table  ## lint, format, types, imports, generated files
+check: check-lint check-format check-types check-imports check-metadata check-table check-links check-gallery  ## lint, format, types, imports, generated files
 
 check-lint: $(VENV)/check
 	$(BIN)/ruff check
@@ -50,6 +51,12 @@ check-metadata: $(VENV)/check
 check-table: $(VENV)/check
 	$(BIN)/python tools/method_table.py check
 
+check-links: $(VENV)/check
+	$(BIN)/python tools/links.py check
+
+check-gallery: $(VENV)/check
+	$(BIN)/python tools/gallery.py check
+
 docs: $(VENV)/docs  ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -59,6 +66,13 @@ bench: $(VENV)/bench  ## every benchmark; BENCH_ARGS="--quick" for a short run
 
 wheels: $(VENV)/installed  ## a wheel and an sdist of every distribution, into wheelhouse/
 	$(BIN)/python tools/wheelhouse.py wheelhouse
+
+# Without it the tests of the site in a browser are skipped.
+chromium:  ## Chromium for the tests of the site, where there is none, by apt
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null \
+			&& apt-get update --quiet && apt-get install --quiet --yes chromium; } \
+		|| echo "Chromium is not installed, and cannot be from here: its tests are skipped"
 
 clean:  ## removes .venv and everything that was built
 	rm -rf $(VENV) wheelhouse site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
