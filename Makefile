@@ -58,7 +58,7 @@ check-gallery: $(VENV)/check
 	$(BIN)/python tools/gallery.py check
 
 docs: $(VENV)/docs  ## the site, into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide warnings from --strict
 
 bench: $(VENV)/bench  ## every benchmark; BENCH_ARGS="--quick" for a short run
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) || exit 1; done

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import reference
+
+ROOT = Path(__file__).parents[2]
 
 
 class Page(HTMLParser):
@@ -58,3 +61,13 @@ def test_every_public_object_is_on_a_page_of_the_reference(site: Path) -> None:
 
 def test_the_pictures_are_not_there_a_second_time(site: Path) -> None:
     assert not site.joinpath("assets", "gallery").exists()
+
+
+def test_make_builds_the_site_strictly_and_hides_no_warning() -> None:
+    """With ``--quiet``, MkDocs drops the warnings that ``--strict`` counts."""
+    command = ["make", "--dry-run", "docs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (build,) = [line for line in done.stdout.splitlines() if "mkdocs build" in line]
+    assert "--strict" in build
+    assert "--quiet" not in build.partition("#")[0]
+    assert " -q" not in build.partition("#")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -24,7 +25,10 @@ from plugins import folders
 
 PICTURES: Final = ROOT / "docs" / "assets" / "gallery"
 _STYLE: Final = re.compile(r"<style>.*?</style>", re.DOTALL)
-_ENGINE_OPTIONS: Final = "    options: { show_docstring_parameters: false, show_source: true }"
+_ENGINE_OPTIONS: Final = (
+    "    options: { show_docstring_parameters: false, show_docstring_description: false, "
+    "show_source: true, heading_level: 3 }"
+)
 _METHOD_OPTIONS: Final = (
     "    options: { show_docstring_parameters: false, show_docstring_description: false, "
     "members: false, show_source: true, heading_level: 3 }"
@@ -62,15 +66,14 @@ def _page(method: jd.Method) -> str:
     first = texts[method.kinds[0]]
     sections = [f"# {method.name}", first.summary, _facts(method)]
     if "engine" in method.kinds:
-        sections += ["## Class", *(_reference(method.name, kind) for kind in method.kinds)]
-        sections += ["## Settings", _settings(method)]
+        sections += ["## What it does", *_problems(texts), "## Settings", _settings(method)]
     else:
         sections += ["## The problem", *_problems(texts), "## Use", _use(method)]
         sections += ["## Settings", _settings(method), "## Where it leads", _picture(method.name)]
         others = "\n\n".join(text.others for text in texts.values() if text.others)
         sections += ["## Other implementations", others] if others else []
         sections += _costs(method.name)
-        sections += ["## Class", *_classes(method, texts)]
+    sections += ["## Class", *_classes(method, texts)]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
@@ -137,17 +140,16 @@ def _settings_table(name: str, kind: Kind) -> str:
 def _picture(name: str) -> str:
     drawn = _STYLE.sub("", (PICTURES / f"{name}.svg").read_text("utf-8"))
     one_line = re.sub(r"\s*\n\s*", " ", drawn)
-    command = f"`jd gallery --methods {name}`"
-    given = _example_settings()[name]
-    settings = ", ".join(f"`{key}={value!r}`" for key, value in given.items())
-    here = f" Here with {settings}." if settings else ""
+    given = {key: value for key, value in _example_settings()[name].items() if key != "shape"}
+    settings = f" --settings '{json.dumps({name: given})}'" if given else ""
     return (
         f'<figure class="courses">{one_line}</figure>\n\n'
         "Above, the element-wise quadratic $f(x) = (x_1^2,\\, x_2^2)$, whose objectives never "
         "conflict and whose only Pareto optimal point is the origin. Below, two convex quadratic "
         "forms $f_i(x) = \\tfrac{1}{2} (x - u_i)^\\top A_i (x - u_i)$, which conflict. Each colour "
         "is one start, in the space of the parameters and in that of the values. Every method has "
-        f"the same starts, steps and learning rates.{here} {command} draws the same."
+        "the same starts, steps and learning rates. To draw it yourself:\n\n"
+        f"```\njd gallery --methods {name}{settings}\n```"
     )
 
 
