@@ -16,7 +16,7 @@ from latex2mathml.converter import convert
 _BLOCK_FORMULA = re.compile(r"^\.\. math::(?P<formula>.*(?:\n(?:[ ]+.*)?)*)", re.MULTILINE)
 _INLINE_FORMULA = re.compile(r":math:`(?P<formula>[^`]+)`")
 _DISPLAY = re.compile(r"^\$\$(?P<formula>.+?)\$\$$", re.DOTALL | re.MULTILINE)
-_DOLLARS = re.compile(r"(?<!\\)\$(?P<formula>[^\s$](?:[^$\n]*[^\s$])?)\$")
+_DOLLARS = re.compile(r"(?<!\\)\$(?P<formula>[^\s$](?:(?:[^$\n]|\n(?!\s*\n))*[^\s$])?)\$")
 _ROLE = re.compile(r":(?:\w+:)*(?:attr|class|data|exc|func|meth|mod):`~?(?P<target>[^`]+)`")
 _EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _FIELDS = re.compile(r"^:\w+( \w+)*:.*(?:\n(?!\s*$).*)*", re.MULTILINE)

@@ -7,7 +7,7 @@ from inspect import cleandoc
 import pytest
 from markdown import Markdown
 
-from rest_docstrings import markdown
+from rest_docstrings import markdown, with_formulas
 
 
 def test_a_formula_becomes_mathml() -> None:
@@ -71,3 +71,8 @@ def test_an_example_becomes_a_block_before_the_fields() -> None:
         "Adds.\n\n\n\n```pycon\n>>> f(\n...     1\n... )\n2\n```\n\n"
         ":param a: One,\n    and more of it.\n:return: The sum."
     )
+
+
+def test_a_formula_may_go_on_in_the_next_line_but_not_in_the_next_paragraph() -> None:
+    assert "<mi>a</mi>" in with_formulas("of $a\n+ b$ each")
+    assert with_formulas("5 $a\n\nand b$ each") == "5 $a\n\nand b$ each"

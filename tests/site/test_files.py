@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zlib
 from html.parser import HTMLParser
@@ -10,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import reference
 
+NOT_PROSE = re.compile(r"<(script|style|pre|code)\b.*?</\1>", re.DOTALL)
+SOURCE = re.compile(r"\\[a-zA-Z]{2,}|:math:")
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,6 +60,14 @@ def test_every_public_object_is_on_a_page_of_the_reference(site: Path) -> None:
         if not any(name in listed for name in (public.path, *public.aliases))
     ]
     assert missing == []
+
+
+def test_no_formula_is_left_as_its_source(site: Path) -> None:
+    raw = []
+    for path in site.rglob("*.html"):
+        text = NOT_PROSE.sub("", path.read_text("utf-8"))
+        raw += [f"{path.relative_to(site)}: {found}" for found in SOURCE.findall(text)]
+    assert raw == []
 
 
 def test_the_pictures_are_not_there_a_second_time(site: Path) -> None:

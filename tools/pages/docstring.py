@@ -12,10 +12,13 @@ from rest_docstrings import markdown
 _FIELDS: Final = re.compile(r"^:\w+( \w+)*:(?!`).*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _EXAMPLE: Final = re.compile(r"(?:^>>> .*(?:\n(?!\s*$).*)*\n*)+", re.MULTILINE)
 _OTHERS: Final = re.compile(
-    r"torchjd|LibMTL|libmoon|blades|authors'|[Oo]ther implementations|[Oo]thers|[Ee]lsewhere"
-    r"|some ports|official code"
+    r"torchjd|LibMTL|libmoon|blades|[Tt]he authors|official code|other implementations"
+    r"|(where|and) others|[Vv]ariants elsewhere|some ports",
+    re.IGNORECASE,
 )
-_SENTENCE: Final = re.compile(r"(?<=[.:])\s+(?=[A-Z`:]|torchjd|libmoon|blades)")
+_SENTENCE: Final = re.compile(r"(?:(?<=[.:])|(?<=\.\)))\s+(?=[A-Z`:]|torchjd|libmoon|blades)")
+_LEDGER: Final = re.compile(r"\s*\(E\d+(?: of the ledger)?\)")
+"""Numbers in a list that is not part of the site."""
 _FORMULA: Final = ".. math::"
 
 
@@ -34,12 +37,12 @@ class Docstring:
 def parts(text: str) -> Docstring:
     """Takes a docstring apart.
 
-    A paragraph that speaks of other implementations goes to them. One that goes on with a formula's
-    sentence stays, up to the first sentence that does.
+    A paragraph that speaks of other implementations goes to them. Of one that explains a formula,
+    only what follows its first sentences that do not.
 
     :param text: The docstring, in reStructuredText.
     """
-    text = _FIELDS.sub("", cleandoc(text))
+    text = _LEDGER.sub("", _FIELDS.sub("", cleandoc(text)))
     examples = "\n".join(match[0].strip() for match in _EXAMPLE.finditer(text))
     summary, *paragraphs = _paragraphs(_EXAMPLE.sub("", text))
     description, others = [], []
@@ -71,4 +74,6 @@ def _divided(paragraph: str, explains: bool) -> tuple[str, str]:
         return "", paragraph
     sentences = _SENTENCE.split(paragraph)
     first = next(i for i, sentence in enumerate(sentences) if _OTHERS.search(sentence))
+    if first == 0:  # then all of it is about both
+        return paragraph, ""
     return " ".join(sentences[:first]), " ".join(sentences[first:])
