@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jdframework.exhibit.theme import PALETTE
 from method_table import described
-from pages import benchmarks, directory, method, methods, reliability
+from pages import benchmarks, commands, directory, method, methods, reliability
 from rest_docstrings import with_formulas
 
 _FETCHED: Final = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)"""
 )
 _CODE: Final = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
-_PAGES: Final = (methods, method, directory, benchmarks, reliability)
+_PAGES: Final = (methods, method, directory, benchmarks, commands, reliability)
 _COLOURS: Final = "assets/colours.css"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import jdframework as jd
 from method_table import described
-from pages import benchmarks, directory, method, methods, results
+from pages import benchmarks, commands, directory, method, methods, results
 from pages.docstring import parts
 
 METHODS = [found for found in described() if "engine" not in found.kinds]
@@ -102,3 +102,12 @@ def test_the_directory_has_every_published_plugin() -> None:
     page = directory.pages()["plugins/directory.md"]
     for name in jd.available():
         assert f"| `{name}`" in page
+
+
+def test_every_command_is_on_the_page_with_its_options() -> None:
+    page = commands.pages()["reference/command-line.md"]
+    for command in ("list", "show", "doctor", "new", "check", "demo", "gallery", "bench"):
+        assert f"\n## jd {command}\n" in page
+    assert "jd show [OPTIONS] NAME\n" in page
+    assert "jd check [OPTIONS] [NAMES…]\n" in page
+    assert "| `--methods` | `mean,mgda,upgrad` | The methods to draw" in page

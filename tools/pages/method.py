@@ -27,11 +27,11 @@ PICTURES: Final = ROOT / "docs" / "assets" / "gallery"
 _STYLE: Final = re.compile(r"<style>.*?</style>", re.DOTALL)
 _ENGINE_OPTIONS: Final = (
     "    options: { show_docstring_parameters: false, show_docstring_description: false, "
-    "show_source: true, heading_level: 3 }"
+    "heading_level: 3 }"
 )
 _METHOD_OPTIONS: Final = (
     "    options: { show_docstring_parameters: false, show_docstring_description: false, "
-    "members: false, show_source: true, heading_level: 3 }"
+    "members: false, heading_level: 3 }"
 )
 NEEDS: Final = {
     "gramian": "the Gramian",
