@@ -71,7 +71,7 @@ wheels: $(VENV)/installed  ## a wheel and an sdist of every distribution, into w
 chromium:  ## Chromium for the tests of the site, where there is none, by apt
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null \
-			&& apt-get update --quiet && apt-get install --quiet --yes chromium; } \
+			&& timeout 600 sh -c 'apt-get update -q && apt-get install -q -y chromium'; } \
 		|| echo "Chromium is not installed, and cannot be from here: its tests are skipped"
 
 clean:  ## removes .venv and everything that was built
