@@ -12,7 +12,7 @@ TORCH ?=
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
 METADATA := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 CODE := jdframework tools $(PLUGINS:%=%/src) $(wildcard benchmarks)
-BENCHMARKS := instance_step task_step weightings overhead scaling autojac_modes chunked
+BENCHMARKS := instance_step task_step breakdown weightings overhead scaling autojac_modes chunked soak peers/reliability
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=

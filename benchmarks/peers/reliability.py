@@ -41,7 +41,7 @@ ROWS: Final[dict[int, Callable[[], Row]]] = {
 def main() -> None:
     """Runs every row, prints, and writes JSON."""
     sys.path.append(str(Path(__file__).parents[1]))
-    from timing import arguments, progress, show, write
+    from reporting import arguments, progress, show, write
 
     given = arguments(__doc__)
     peer, rows = f"torchjd {version('torchjd')}", []
