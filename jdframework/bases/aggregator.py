@@ -89,5 +89,11 @@ class WeightedSum(Aggregator):
 
     def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """``Jᵀw``."""
-        statistic: Any = jacobian if "jacobian" in self.needs else linalg.gramian([jacobian])
-        return self.weighting(statistic, **extra) @ jacobian
+        return self.weighting(self._statistic(jacobian), **extra) @ jacobian
+
+    def _statistic(self, jacobian: Tensor) -> Any:
+        if "jacobian" in self.needs:
+            return jacobian
+        if self.needs.isdisjoint({"gramian", "cross-gramian"}):
+            return jacobian.new_zeros((len(jacobian), len(jacobian)))  # only its size is looked at
+        return linalg.gramian([jacobian])

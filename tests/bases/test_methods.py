@@ -334,3 +334,16 @@ def test_a_trainable_scalarizer_starts_at_zero_and_returns_to_it() -> None:
     assert method.s is parameter
     assert not method.s.any()
     assert method.s.requires_grad
+
+
+def test_a_weighting_that_looks_at_nothing_costs_no_gramian(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(blocks: Any) -> Tensor:
+        raise AssertionError("a Gramian was formed")
+
+    monkeypatch.setattr("jdframework.linalg.gramian", refuse)
+    jacobian = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    assert torch.equal(jd.aggregator("mean")(jacobian), torch.tensor([2.0, 4.0]))
+    with pytest.raises(AssertionError, match="a Gramian was formed"):
+        jd.aggregator("upgrad")(jacobian)
