@@ -60,7 +60,7 @@ def course(contestant: Contestant, problem: Problem, start: tuple[float, float])
             try:
                 _step(descent, optimizer, model, problem)
             except jd.JDError as error:
-                raise jd.JDError(f"{contestant.name} failed: {error}") from error
+                raise jd.JDError(f"{contestant.name} fails on {problem.name!r}: {error}") from error
             schedule.step()
             if (step + 1) % _STEPS_PER_EPOCH == 0:
                 descent.end_epoch()
