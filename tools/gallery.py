@@ -20,7 +20,7 @@ import torch
 
 from jdframework.exhibit import theme
 from jdframework.exhibit.contestants import Contestant, contestants
-from jdframework.gallery import courses, drawing, figures, problems
+from jdframework.gallery import drawing, figures, problems
 from plugin_folder import Plugin
 from plugins import ROOT, folders
 
@@ -94,7 +94,7 @@ def differences(methods: Sequence[Contestant], folder: Path = PICTURES) -> list[
 
 def fingerprint() -> str:
     """What the code that draws is known by."""
-    sources = (Path(str(module.__file__)) for module in (theme, courses, figures, problems))
+    sources = (Path(str(module.__file__)) for module in (theme, figures, problems))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
