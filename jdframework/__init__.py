@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedModelError,
     )
+    from jdframework.explanation import Explanation, explain
     from jdframework.functional import backward, jac, jac_to_grad, mtl_backward
     from jdframework.registry import (
         Method,
@@ -50,6 +51,7 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
         "UnknownNameError",
         "UnsupportedModelError",
     ),
+    "jdframework.explanation": ("Explanation", "explain"),
     "jdframework.functional": ("backward", "jac", "jac_to_grad", "mtl_backward"),
     "jdframework.registry": (
         "Method",
@@ -73,6 +75,7 @@ __all__ = [
     "BlockedNameError",
     "ConfigError",
     "Descent",
+    "Explanation",
     "JDError",
     "Method",
     "NameConflictError",
@@ -88,6 +91,7 @@ __all__ = [
     "backward",
     "describe",
     "engine",
+    "explain",
     "jac",
     "jac_to_grad",
     "mtl_backward",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
+from jdframework.errors import UnsupportedModelError
 from jdframework.outcome import Check, Outcome
 from jdframework.protocols import TreatsGroups
 
@@ -41,7 +42,13 @@ def combine(
     :param losses: The objectives' values, for the methods that need them.
     :param check: Is shown the Gramian of all blocks first.
     :raises ValueError: if every block is None.
+    :raises UnsupportedModelError: if one is complex.
     """
+    if any(block is not None and block.is_complex() for block in jacobians):
+        raise UnsupportedModelError(
+            "a complex tensor has gradients that no method can compare: give its real and "
+            "imaginary part, torch.view_as_real(…)"
+        )
     groups = [
         _Group(inner, [i for i in members if jacobians[i] is not None], jacobians)
         for inner, members in groups_of(method, len(jacobians))

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
-from jdframework import hooks, registry
+from jdframework import hooks, registry, shared_modules
 from jdframework.accumulation import add_to_grad
 from jdframework.autograd_graph import leaves_of, without
 from jdframework.bases import WeightedSum
 from jdframework.combination import weights_of
-from jdframework.engine_choice import Automatic, required
+from jdframework.engine_choice import Choice, Settled, choose, is_auto, preferred_kinds
 from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
 from jdframework.finiteness import Finiteness
 from jdframework.independent import Independent, cross_gramian, independent_batches
+from jdframework.loss_scale import LossScale
 from jdframework.multitask import weighted_gradients
-from jdframework.names import Kind
 from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
-from jdframework.outcome import Outcome
+from jdframework.outcome import Check, Outcome
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, TreatsGroups
 from jdframework.registry import Spec
 from jdframework.representation import Representation
@@ -50,7 +53,9 @@ class Descent:
     :param batch_dim: The dimension along which instances are independent and each has its own
         loss; None if each objective depends on the whole batch.
     :param on_nonfinite: What to do if a loss or a gradient is NaN or infinite: ``"raise"``,
-        ``"skip"`` the step and leave ``.grad`` as it is, or ``"propagate"``.
+        ``"skip"`` the step and leave ``.grad`` as it is, or ``"propagate"``: weights and ``.grad``
+        are NaN, and the method is not called, so that it remembers nothing of the step; a method
+        that claims to be ``robust`` (``trimmed-mean``) is.
     :param config: The method's settings.
     :raises UnknownNameError: if no installed plugin offers a name.
     :raises ConfigError: if the method or the engine does not take its settings.
@@ -76,13 +81,13 @@ class Descent:
     ) -> None:
         _check_choice("on", on, On)
         _check_choice("on_nonfinite", on_nonfinite, OnNonFinite)
-        self._modules = _checked_modules(modules)
-        self._method = registry.method(method, prefer=_preferred_kinds(engine, on), **config)
-        _move_with(self._modules, self._method)
+        self._modules = shared_modules.checked(modules)
+        prefer = preferred_kinds(is_auto(engine) and on == "parameters")
+        self._method = registry.method(method, prefer=prefer, **config)
+        shared_modules.move_with(self._modules, self._method)
         self._on_nonfinite = on_nonfinite
-        self._automatic: Automatic | None = None
-        self._engine = self._engine_for(engine, on, batch_dim)
-        self._bind()
+        self._choice = self._chosen(engine, on, batch_dim)
+        shared_modules.bind(self._method, self._modules)
         self._steps = 0
 
     @property
@@ -93,7 +98,7 @@ class Descent:
     @property
     def engine(self) -> Engine | None:
         """The engine; None for a scalarizer."""
-        return self._engine
+        return self._choice.engine
 
     def backward(
         self,
@@ -102,6 +107,7 @@ class Descent:
         features: Tensor | Sequence[Tensor] | None = None,
         independent: Independent | None = None,
         retain_graph: bool = False,
+        scaler: GradScaler | None = None,
     ) -> Step:
         """Adds the method's update to ``.grad``, as ``torch.Tensor.backward`` adds a gradient.
 
@@ -118,6 +124,10 @@ class Descent:
             those of ``losses``; with two, of the gradients of these two. The update is the weighted
             sum of the gradients of ``losses`` in either case.
         :param retain_graph: Whether the graph can be used again.
+        :param scaler: For mixed precision: multiplies the losses by its scale, so that ``.grad`` is
+            what ``scaler.step`` expects. The method and the step see what they would without. An
+            overflow, and a step that is skipped because of its losses, leave ``.grad`` NaN, whereby
+            the scaler leaves out the update, and takes a smaller scale after it.
         :return: What the step did.
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
             if the method needs ``independent`` batches and the right number of them with the same
@@ -154,23 +164,26 @@ class Descent:
         given = objectives(losses)
         check_differentiable(given)
         values = given.values()
-        finiteness = Finiteness(
-            self._steps,
-            given,
-            self._method,
-            self._names,
-            asked=self._on_nonfinite != "propagate",
-        )
+        cut_at = [features] if isinstance(features, Tensor) else features
+        scale = None if scaler is None else LossScale(scaler, values.device)
+        asked = scale is not None or self._on_nonfinite != "propagate"
+        finiteness = Finiteness(self._steps, given, self._method, self._names, asked)
+        call = _Call(finiteness, cut_at, retain_graph, scale)
         outcome: Outcome | None = None
         try:
             finiteness.of_losses(values)
-            if self._engine is None:
-                outcome = self._scalarized(finiteness, values, retain_graph)
+            if self.engine is None:
+                outcome = self._scalarized(call, values)
             else:
-                outcome = self._served(finiteness, features, independent, retain_graph)
+                outcome = self._served(call, independent)
         except NonFiniteError:
-            if self._on_nonfinite != "skip":
+            if scale is not None and (self._on_nonfinite != "raise" or _are_finite(values)):
+                _fill_with_nan(given)
+            elif self._on_nonfinite != "skip":
                 raise
+        except _UnansweredError as found:
+            _fill_with_nan(given)
+            outcome = Outcome(torch.full_like(values.reshape(-1), math.nan), found.gramian)
         finally:
             self._steps += 1
         step = self._record(given, values, outcome)
@@ -215,134 +228,126 @@ class Descent:
 
     def close(self) -> None:
         """Leaves the model as it was before."""
-        if self._engine is not None:
-            self._engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
     def __repr__(self) -> str:
-        engine = _AUTOGRAD if self._engine is None else self._engine.name
-        return f"Descent({self._method!r}, engine={engine!r})"
+        return f"Descent({self._method!r}, engine={self._engine_name!r})"
 
-    def _engine_for(self, engine: Spec, on: On, batch_dim: int | None) -> Engine | None:
-        if on == "features":
-            _check_on_features(self._method, engine)
-            return cast(Engine, Representation(*self._modules))
-        if self._method.kind == "scalarizer":
-            return None
-        if _is_auto(engine):
-            self._automatic = Automatic(self._modules, self._method, batch_dim)
-            return self._automatic.engine
-        if isinstance(engine, str | Mapping):
-            found = registry.engine(engine, *self._modules, **_batch_dim_for(engine, batch_dim))
-        else:
-            found = registry.engine(engine)
-        lacking = required(self._method) - found.capabilities
-        if lacking:
-            raise UnsupportedModelError(
-                f"the method {self._method.name!r} needs the {' and the '.join(sorted(lacking))}, "
-                f"which the engine {found.name!r} does not form: use engine='auto'"
-            )
-        return found
+    @property
+    def _engine_name(self) -> str:
+        return _AUTOGRAD if self.engine is None else self.engine.name
 
-    def _bind(self) -> None:
-        """Tells a method that treats groups of parameters apart which there are now."""
-        if isinstance(self._method, TreatsGroups):
-            names = _parameter_names(self._modules)
-            trained = [names[id(parameter)] for parameter in self._trained()]
-            self._method.bind(trained, list(names.values()))
+    def _chosen(self, engine: Spec, on: On, batch_dim: int | None) -> Choice:
+        if on == "parameters":
+            return choose(self._modules, self._method, engine, batch_dim)
+        _check_on_features(self._method, engine)
+        return Settled(
+            cast(Engine, Representation(*self._modules)),
+            "on='features' takes one backward pass of the shared modules and needs no engine",
+        )
 
     def _names(self) -> dict[int, str]:
         """What to call each parameter, by its identity; the method's own begin with its name."""
         learned = self._method.named_parameters(prefix=self._method.name)
-        return _parameter_names(self._modules) | {id(p): name for name, p in learned}
+        return shared_modules.parameter_names(self._modules) | {id(p): name for name, p in learned}
 
     def _weighting(self) -> Any:
         """The method, or the weighting that an aggregator was made of."""
         return self._method.weighting if isinstance(self._method, WeightedSum) else self._method
 
     def _trained(self) -> list[nn.Parameter]:
-        """The modules' parameters that require gradients now, as engines have them."""
-        found = (p for module in self._modules for p in module.parameters() if p.requires_grad)
-        return list(dict.fromkeys(found))
+        return shared_modules.trained(self._modules)
 
-    def _scalarized(self, finiteness: Finiteness, values: Tensor, retain_graph: bool) -> Outcome:
-        given = finiteness.given
+    def _scalarized(self, call: _Call, values: Tensor) -> Outcome:
+        given = call.finiteness.given
         leaf = values.clone().requires_grad_()
         leaves = [*leaves_of(given.tensors), *self._method.parameters()]
+        factor = 1.0 if call.scale is None else call.scale.factor
         with GradientsUndone(leaves), StateUndone(self._method):
-            self._method(leaf).backward()
+            (self._method(leaf) * factor).backward()
             weights = torch.zeros_like(values) if leaf.grad is None else leaf.grad
             starts = _like(given, weights)
-            torch.autograd.backward(given.tensors, starts, retain_graph=retain_graph)
-            finiteness.of_gradients(leaves, [leaf.grad for leaf in leaves], weights)
-        return Outcome(weights.reshape(-1), None)
+            torch.autograd.backward(given.tensors, starts, retain_graph=call.retain_graph)
+            call.finiteness.of_gradients(leaves, [leaf.grad for leaf in leaves], weights)
+        return Outcome(weights.reshape(-1) / factor, None)
 
-    def _served(
-        self,
-        finiteness: Finiteness,
-        features: Tensor | Sequence[Tensor] | None,
-        independent: Independent | None,
-        retain_graph: bool,
-    ) -> Outcome:
-        given = finiteness.given
-        cut_at = [features] if isinstance(features, Tensor) else features
+    def _served(self, call: _Call, independent: Independent | None) -> Outcome:
+        given = call.finiteness.given
         others: tuple[Objectives, ...] = ()
         if "cross-gramian" in self._method.needs:
             others = independent_batches(self._weighting(), independent, given)
-        self._bind()
+        for batch in others:
+            call.finiteness.of_losses(batch.values(), batch)
+        shared_modules.bind(self._method, self._modules)
         # A method that learns adds to its own gradients, before the engine is done.
         learned = list(self._method.parameters())
         while True:
             try:
-                with GradientsUndone(learned), StateUndone(self._method), finiteness.of_answers():
-                    if others:
-                        return self._crossed(finiteness, others, cut_at, retain_graph)
-                    return self._descended(finiteness, cut_at, retain_graph)
+                self._choice.fitting(given, call.features)
+                with (
+                    GradientsUndone(learned),
+                    StateUndone(self._method),
+                    call.finiteness.of_answers(),
+                ):
+                    return self._scaled(call, others)
             except UnsupportedModelError as refusal:
-                if self._automatic is None:
-                    raise
-                self._engine = self._automatic.replace(refusal)
+                self._choice.replace(refusal)
 
-    def _descended(
-        self, finiteness: Finiteness, features: Sequence[Tensor] | None, retain_graph: bool
-    ) -> Outcome:
-        engine = cast(Engine, self._engine)
+    def _scaled(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
+        """The step on the losses times their scale, of which the method sees nothing."""
+        scale = call.scale
+        if scale is None:
+            return self._taken(call, others)
+        given = scale.scaled(call.finiteness.given)
+        scaled = replace(call, finiteness=replace(call.finiteness, given=given))
+        with scale.hidden_from(self._method, len(self._trained())):
+            return scale.unscaled(self._taken(scaled, tuple(map(scale.scaled, others))))
+
+    def _taken(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
+        return self._crossed(call, others) if others else self._descended(call)
+
+    def _descended(self, call: _Call) -> Outcome:
+        engine = cast(Engine, self.engine)
         # A trunk's gradient may not be finite where that of its features is.
         known = list if isinstance(engine, Representation) else self._trained
-        with finiteness.of_updates(known):
+        with call.finiteness.of_updates(known):
             return engine.update(
-                finiteness.given.as_engine_input(),
+                call.finiteness.given.as_engine_input(),
                 self._method,
-                features=features,
-                retain_graph=retain_graph,
-                check=finiteness.of_gramian if finiteness.asked else None,
+                features=call.features,
+                retain_graph=call.retain_graph,
+                check=self._checker(call),
             )
 
-    def _crossed(
-        self,
-        finiteness: Finiteness,
-        others: tuple[Objectives, ...],
-        features: Sequence[Tensor] | None,
-        retain_graph: bool,
-    ) -> Outcome:
+    def _crossed(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
         """The update with weights that come from the cross-gramian of two batches."""
-        given, shared = finiteness.given, self._trained()
+        given, shared = call.finiteness.given, self._trained()
         for batch in (given, *others):
             _check_reaches(batch, shared)
-            finiteness.of_losses(batch.values(), batch)
         first, second = (given, *others)[-2:]
-        cross, gramian = cross_gramian(cast(Engine, self._engine), first, second)
-        finiteness.of_gramian(cross)
+        cross, gramian = cross_gramian(cast(Engine, self.engine), first, second)
+        self._checker(call)(cross)
         weights = weights_of(self._weighting(), cross, (), given.values())
         targets, found = weighted_gradients(
             given.tensors,
             weights,
-            features=features,
+            features=call.features,
             shared_params=shared,
-            retain_graph=retain_graph,
+            retain_graph=call.retain_graph,
         )
-        finiteness.of_gradients(targets, found)
+        call.finiteness.of_gradients(targets, found)
         add_to_grad(targets, found)
         return Outcome(weights, gramian if first is given else None)
+
+    def _checker(self, call: _Call) -> Check:
+        """Sees the Gramian before the method does."""
+
+        def stop(gramian: Tensor) -> None:
+            if not self._weighting().claims.get("robust") and not _are_finite(gramian.diagonal()):
+                raise _UnansweredError(gramian)
+
+        return call.finiteness.of_gramian if call.finiteness.asked else stop
 
     def _record(self, given: Objectives, values: Tensor, outcome: Outcome | None) -> Step:
         return Step(
@@ -351,8 +356,39 @@ class Descent:
             losses=values.reshape(-1),
             weights=None if outcome is None else outcome.weights,
             gramian=None if outcome is None else outcome.gramian,
-            engine=_AUTOGRAD if self._engine is None else self._engine.name,
+            engine=self._engine_name,
+            reason=self._choice.reason,
         )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What ``backward`` was given."""
+
+    finiteness: Finiteness
+    features: Sequence[Tensor] | None
+    retain_graph: bool
+    scale: LossScale | None
+
+
+class _UnansweredError(Exception):
+    """Stops a step before a method is given what is not finite, which it might remember.
+
+    :param gramian: Of which a diagonal entry is not finite.
+    """
+
+    def __init__(self, gramian: Tensor) -> None:
+        super().__init__()
+        self.gramian = gramian
+
+
+def _are_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
+
+
+def _fill_with_nan(given: Objectives) -> None:
+    leaves = leaves_of(given.tensors)
+    add_to_grad(leaves, [torch.full_like(leaf, math.nan) for leaf in leaves])
 
 
 def _check_choice(argument: str, given: object, choices: Any) -> None:
@@ -370,41 +406,10 @@ def _check_on_features(method: Any, engine: Spec) -> None:
         reason = f"{name} compares batches, whose features have nothing in common"
     elif isinstance(method, TreatsGroups):
         reason = f"{name} divides parameters into groups"
-    elif not _is_auto(engine):
+    elif not is_auto(engine):
         reason = "no engine is needed where no Jacobian of parameters is: leave engine out"
     if reason is not None:
         raise ConfigError(f"on='features' was given, but {reason}")
-
-
-def _is_auto(engine: Spec) -> bool:
-    return isinstance(engine, str) and engine == "auto"
-
-
-def _preferred_kinds(engine: Spec, on: On) -> tuple[Kind, ...]:
-    if _is_auto(engine) and on == "parameters":
-        return ("scalarizer", "weighting", "aggregator")
-    return ("weighting", "aggregator", "scalarizer")
-
-
-def _checked_modules(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    found: tuple[Any, ...] = (modules,)
-    if isinstance(modules, Iterable) and not isinstance(modules, nn.Module):
-        found = tuple(modules)
-    if not found or not all(isinstance(module, nn.Module) for module in found):
-        raise ConfigError(
-            f"modules must be a torch.nn.Module or a sequence of them, not {modules!r}"
-        )
-    return found
-
-
-def _parameter_names(modules: Sequence[nn.Module]) -> dict[int, str]:
-    """By identity: the names of one module's parameters, or with the module's position before."""
-    names: dict[int, str] = {}
-    for position, module in enumerate(modules):
-        prefix = f"{position}." if len(modules) > 1 else ""
-        for name, parameter in module.named_parameters():
-            names.setdefault(id(parameter), prefix + name)
-    return names
 
 
 def _check_reaches(batch: Objectives, parameters: Sequence[Tensor]) -> None:
@@ -413,18 +418,6 @@ def _check_reaches(batch: Objectives, parameters: Sequence[Tensor]) -> None:
             "the losses, or those of an independent batch, depend on no parameter of the given "
             "modules that requires gradients: are these the modules that computed them?"
         )
-
-
-def _move_with(modules: Sequence[nn.Module], method: nn.Module) -> None:
-    parameter = next((p for module in modules for p in module.parameters()), None)
-    if parameter is not None:
-        method.to(parameter.device)
-
-
-def _batch_dim_for(engine: str | Mapping[str, Any], batch_dim: int | None) -> dict[str, Any]:
-    if not isinstance(engine, str) and "batch_dim" in engine:
-        return {}
-    return {"batch_dim": batch_dim}
 
 
 def _like(given: Objectives, weights: Tensor) -> list[Tensor]:

@@ -1,63 +1,269 @@
-"""Which engine serves a method on a model, when the user leaves it open."""
+"""Which engine serves a method on a model, and why.
+
+What decides, in this order: what the method needs (the Gramian, or rows of the Jacobian) and what
+an engine forms; the modules, and then the graph of the losses, which an engine may refuse; the
+memory that it would hold, against what is free on the device; and last its cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
-from jdframework import hooks, registry
-from jdframework.errors import JDError, UnsupportedModelError
+from jdframework import hooks, memory, registry
+from jdframework.errors import ConfigError, JDError, UnsupportedModelError
+from jdframework.names import Kind
+from jdframework.objectives import Objectives
+from jdframework.outcome import Forecast
 from jdframework.protocols import Engine
+from jdframework.registry import Spec
+from jdframework.shared_modules import trained
+
+_USABLE: Final = 0.9
+"""The share of what is free that an engine may hold; the backward pass itself takes some, too."""
+
+
+class Settled:
+    """A choice that nothing changes.
+
+    :param engine: What was asked for; None where none is needed.
+    :param reason: Why, in a sentence.
+    """
+
+    def __init__(self, engine: Engine | None, reason: str) -> None:
+        self.engine, self.reason = engine, reason
+        self.passed_over: dict[str, str] = {}
+
+    def fitting(self, given: Objectives, features: Sequence[Tensor] | None) -> None:
+        """What was asked for is taken, however large."""
+
+    def replace(self, refusal: UnsupportedModelError) -> None:
+        """There is no other.
+
+        :raises UnsupportedModelError: the refusal.
+        """
+        raise refusal
 
 
 class Automatic:
     """The cheapest installed engine that serves a method on a model, and then the next ones.
 
-    Engines refuse a model when they are made, or at a step, once they have seen its graph; the
-    next cheapest one takes over.
+    Engines refuse a model when they are made, or at a step, once they have seen its graph; or they
+    would hold more than is free. The next cheapest one takes over.
 
     :param modules: The modules whose parameters the objectives share.
     :param method: A weighting or an aggregator.
     :param batch_dim: The dimension of independent instances, if each is an objective.
+    :param told: Whether observers are told each change of the engine.
     :raises UnknownNameError: if no engine is installed.
     :raises UnsupportedModelError: if none can serve, with each one's reason.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], method: Any, batch_dim: int | None) -> None:
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        method: Any,
+        batch_dim: int | None,
+        *,
+        told: bool = True,
+    ) -> None:
         self._modules, self._method, self._batch_dim = modules, method, batch_dim
-        self._untried = _by_cost()
-        self._refusals: list[str] = []
+        self._told = told
+        self.passed_over: dict[str, str] = {}
+        """The engines that were looked at and not taken, and why."""
+        self._hurdles: dict[str, str] = {}
+        self._most_objectives = 0
+        self._untried = _by_cost(self.passed_over)
         self.engine = self._next()
+        self.reason = self._told_reason()
 
-    def replace(self, refusal: UnsupportedModelError) -> Engine:
+    def fitting(self, given: Objectives, features: Sequence[Tensor] | None) -> None:
+        """Makes sure that the engine takes these losses, or goes on with one that does.
+
+        What it would hold has to be free. It is looked at where there are more objectives than ever
+        before.
+
+        :param given: The losses.
+        :param features: The shared representation, if there is one.
+        :raises UnsupportedModelError: if no engine can serve, with each one's reason.
+        """
+        while given.m > self._most_objectives:
+            try:
+                excess = self._excess(self.engine, given, features)
+            except UnsupportedModelError as refusal:
+                self.replace(refusal)
+                continue
+            if excess is not None:
+                self._make_room(excess, given, features)
+            self._most_objectives = given.m
+
+    def replace(self, refusal: UnsupportedModelError) -> None:
         """Goes on with the next engine.
 
         :param refusal: Why the present one cannot serve.
         :raises UnsupportedModelError: if there is no other, with each one's reason.
         """
         self.engine.close()
-        self._refusals.append(str(refusal))
-        hooks.call("jd_fallback", name=self.engine.name, reason=str(refusal))
+        self._pass_over(self.engine.name, str(refusal))
+        self._tell(self.engine.name, str(refusal))
         self.engine = self._next()
-        return self.engine
+        self.reason = self._told_reason()
+        self._most_objectives = 0
 
     def _next(self) -> Engine:
         while self._untried:
-            cls = self._untried.pop(0)
-            lacking = required(self._method) - cls.capabilities
-            if lacking:
-                self._refusals.append(f"{cls.name} has no {' and no '.join(sorted(lacking))}")
-                continue
-            try:
-                return registry.engine(cls.name, *self._modules, batch_dim=self._batch_dim)
-            except UnsupportedModelError as error:
-                self._refusals.append(str(error))
+            engine = self._made(self._untried.pop(0))
+            if engine is not None:
+                return engine
+        reasons = [f"{name}: {why}" for name, why in self.passed_over.items()]
         raise UnsupportedModelError(
             f"no installed engine can serve {self._method.name!r} on this model: "
-            f"{'; '.join(self._refusals)}"
+            f"{'; '.join(reasons)}"
         )
+
+    def _made(self, cls: Any) -> Engine | None:
+        """An engine of the class; None if it cannot serve, which is noted."""
+        lacking = required(self._method) - cls.capabilities
+        if lacking:
+            self.passed_over[cls.name] = _lacks(self._method, lacking)
+            return None
+        try:
+            return registry.engine(cls.name, *self._modules, batch_dim=self._batch_dim)
+        except UnsupportedModelError as error:
+            self._pass_over(cls.name, str(error))
+            return None
+
+    def _make_room(self, excess: str, given: Objectives, features: Sequence[Tensor] | None) -> None:
+        """Goes on with the first engine that holds no more than is free, if there is one."""
+        for position, cls in enumerate(self._untried):
+            smaller = self._made(cls)
+            if smaller is None:
+                continue
+            try:
+                fits = self._excess(smaller, given, features) is None
+            except UnsupportedModelError as refusal:
+                self._pass_over(cls.name, str(refusal))
+                fits = False
+            if fits:
+                self.engine.close()
+                self._pass_over(self.engine.name, excess)
+                self._tell(self.engine.name, excess)
+                self.engine, self._untried = smaller, self._untried[position + 1 :]
+                self.reason = self._told_reason()
+                return
+            smaller.close()
+        self.reason = f"{self._told_reason()}; it {excess}; no other installed engine takes less"
+
+    def _excess(
+        self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None
+    ) -> str | None:
+        """What the engine would hold beyond what is free, as a sentence; None if it fits."""
+        needed = forecast(engine, self._method, given, features).memory
+        free = free_for(self._modules)
+        if needed is None or free is None or needed <= free * _USABLE:
+            return None
+        return (
+            f"would hold {memory.in_words(needed)} for {given.m} objectives, but "
+            f"{memory.in_words(free)} are free, of which {_USABLE:.0%} are taken at most"
+        )
+
+    def _pass_over(self, name: str, why: str) -> None:
+        self.passed_over[name] = why
+        self._hurdles[name] = f"{name}: {why}"
+
+    def _tell(self, name: str, why: str) -> None:
+        if self._told:
+            hooks.call("jd_fallback", name=name, reason=why)
+
+    def _told_reason(self) -> str:
+        (what,) = required(self._method)
+        said = (
+            f"{self._method.name} needs the {_WRITTEN[what]}, and {self.engine.name} is the "
+            f"cheapest engine that can form it here"
+        )
+        return f"{said}: {'; '.join(self._hurdles.values())}" if self._hurdles else said
+
+
+Choice = Automatic | Settled
+
+_WRITTEN: Final = {"gramian": "Gramian", "jacobian": "Jacobian"}
+
+
+def choose(
+    modules: Sequence[nn.Module],
+    method: Any,
+    engine: Spec,
+    batch_dim: int | None,
+    *,
+    told: bool = True,
+) -> Choice:
+    """The engine for a method.
+
+    :param modules: The modules whose parameters the objectives share.
+    :param method: A weighting, an aggregator or a scalarizer.
+    :param engine: A spec, or ``"auto"``.
+    :param batch_dim: The dimension of independent instances, if each is an objective.
+    :param told: Whether observers are told each change of the engine.
+    :raises UnsupportedModelError: if it cannot serve, or none can.
+    """
+    if method.kind == "scalarizer":
+        return Settled(None, f"{method.name} is a scalarizer: one backward pass is all it takes")
+    if is_auto(engine):
+        return Automatic(modules, method, batch_dim, told=told)
+    if isinstance(engine, str | Mapping):
+        found = registry.engine(engine, *modules, **_batch_dim_for(engine, batch_dim))
+    else:
+        found = registry.engine(engine)
+    lacking = required(method) - found.capabilities
+    if lacking:
+        raise UnsupportedModelError(
+            f"the method {method.name!r} needs the {' and the '.join(sorted(lacking))}, "
+            f"which the engine {found.name!r} does not form: use engine='auto'"
+        )
+    return Settled(found, f"{found.name} was asked for")
+
+
+def forecast(
+    engine: Engine, method: Any, given: Objectives, features: Sequence[Tensor] | None
+) -> Forecast:
+    """How an engine would go about a step.
+
+    :param engine: Any.
+    :param method: A weighting or an aggregator.
+    :param given: The losses.
+    :param features: The shared representation, if there is one.
+    """
+    return engine.forecast(given.as_engine_input(), method, features=features)
+
+
+def free_for(modules: Sequence[nn.Module]) -> int | None:
+    """The bytes that are free where the parameters lie; None if the system does not tell.
+
+    :param modules: The modules whose parameters the objectives share.
+    """
+    parameter = next(iter(trained(modules)), None)
+    if parameter is None:
+        return None
+    try:
+        return memory.free_bytes(parameter.device)
+    except ConfigError:
+        return None
+
+
+def is_auto(engine: Spec) -> bool:
+    """Whether the engine is left open."""
+    return isinstance(engine, str) and engine == "auto"
+
+
+def preferred_kinds(cheapest: bool) -> tuple[Kind, ...]:
+    """What a name that several methods have stands for, the first kind first.
+
+    :param cheapest: Whether a scalarizer will do, which takes no engine.
+    """
+    gradients: tuple[Kind, ...] = ("weighting", "aggregator")
+    return ("scalarizer", *gradients) if cheapest else (*gradients, "scalarizer")
 
 
 def required(method: Any) -> frozenset[str]:
@@ -66,13 +272,49 @@ def required(method: Any) -> frozenset[str]:
     return frozenset({"jacobian"} if needs_rows else {"gramian"})
 
 
-def _by_cost() -> list[Any]:
+def why_not(cls: Any, method: Any, choice: Choice) -> str:
+    """Why an installed engine was not taken.
+
+    :param cls: The engine's class.
+    :param method: A weighting, an aggregator or a scalarizer.
+    :param choice: What was taken instead.
+    """
+    if choice.engine is None:
+        return "not needed"
+    if cls.name in choice.passed_over:
+        return choice.passed_over[cls.name]
+    lacking = required(method) - cls.capabilities
+    if lacking:
+        return _lacks(method, lacking)
+    if isinstance(choice, Settled):
+        return f"{choice.engine.name} was asked for"
+    return f"dearer than {choice.engine.name}, which serves as well"
+
+
+def installed(broken: dict[str, str]) -> list[Any]:
+    """The classes of all engines that can be loaded, the cheapest first.
+
+    :param broken: Is told the others, and what is wrong with each.
+    """
     found = []
     for name in registry.available("engine"):
         try:
             found.append(registry.resolve("engine", name))
-        except JDError:  # a broken or clashing engine must not stop the ones that work
-            continue
-    if not found:
-        found.append(registry.resolve("engine", "autojac"))
+        except JDError as error:  # a broken or clashing engine must not stop the ones that work
+            broken[name] = str(error)
     return sorted(found, key=lambda cls: (cls.cost, cls.name))
+
+
+def _by_cost(broken: dict[str, str]) -> list[Any]:
+    return installed(broken) or [registry.resolve("engine", "autojac")]
+
+
+def _lacks(method: Any, lacking: frozenset[str]) -> str:
+    needed = " and the ".join(_WRITTEN[one] for one in sorted(lacking))
+    return f"forms no {needed}, which {method.name} needs"
+
+
+def _batch_dim_for(engine: str | Mapping[str, Any], batch_dim: int | None) -> dict[str, Any]:
+    if not isinstance(engine, str) and "batch_dim" in engine:
+        return {}
+    return {"batch_dim": batch_dim}

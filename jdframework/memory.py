@@ -42,6 +42,20 @@ def in_bytes(amount: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
+def in_words(size: int) -> str:
+    """A number of bytes as a reader likes it.
+
+    >>> in_words(316), in_words(4_250_000_000)
+    ('316 B', '4.2 GB')
+    """
+    amount, unit = float(size), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.{0 if unit == 'B' or amount >= 99.95 else 1}f} {unit}"
+
+
 def setting_in_bytes(setting: str | float, device: torch.device) -> int:
     """What a setting comes to now.
 

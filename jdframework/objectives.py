@@ -71,17 +71,22 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
 
 
 def check_differentiable(given: Objectives, argument: str = "losses") -> None:
-    """Refuses losses without a graph.
+    """Refuses losses without a graph, and complex ones.
 
     :raises ValueError: naming the loss.
     """
     for position, tensor in enumerate(given.tensors):
-        if not tensor.requires_grad:
-            which = f"{argument}[{given.names[position]!r}]" if len(given.tensors) > 1 else argument
+        if tensor.requires_grad and not tensor.is_complex():
+            continue
+        which = f"{argument}[{given.names[position]!r}]" if len(given.tensors) > 1 else argument
+        if tensor.is_complex():
             raise ValueError(
-                f"{which} does not require gradients: it was computed under torch.no_grad(), "
-                f"detached, or from nothing that requires them"
+                f"{which} is complex, which has no minimum: give its real part or its modulus"
             )
+        raise ValueError(
+            f"{which} does not require gradients: it was computed under torch.no_grad(), "
+            f"detached, or from nothing that requires them"
+        )
 
 
 @lru_cache(maxsize=64)

@@ -21,3 +21,14 @@ class Outcome:
     """None for a method that is no weighted sum."""
     gramian: Float[Tensor, "m m"] | None
     """None where the engine did without."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an engine expects of a step, before it takes it."""
+
+    mode: str = ""
+    """How it would go about it, as ``"one objective at a time"``; empty if it does not tell."""
+    memory: int | None = None
+    """How many bytes it would hold on the device at once, beyond an ordinary backward pass; None
+    if it cannot tell."""

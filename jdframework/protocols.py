@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from jdframework.config import Config, Paper
     from jdframework.names import Need
-    from jdframework.outcome import Check, Outcome
+    from jdframework.outcome import Check, Forecast, Outcome
 
 
 class Configured(Protocol):
@@ -144,6 +144,16 @@ class Engine(Configured, Protocol):
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         """
+
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """How ``update`` would go about it, and how much memory it would take."""
 
     def update(
         self,

@@ -29,6 +29,8 @@ class Step:
     """Inner products of their gradients; None where the method did without, and if skipped."""
     engine: str
     """The engine's name; ``"autograd"`` for the single ordinary backward pass of a scalarizer."""
+    reason: str = ""
+    """Why it ran on that engine, in a sentence; ``jd.explain`` tells more."""
 
     @cached_property
     def norms(self) -> Float[Tensor, " m"]:

@@ -17,7 +17,7 @@ from jdframework.bases.method import made_up_name
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.names import Kind, Need
-from jdframework.outcome import Check, Outcome
+from jdframework.outcome import Check, Forecast, Outcome
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
@@ -82,7 +82,8 @@ class Engine(ABC):
         :param modules: Those whose parameters the objectives share.
         :param config: The validated settings.
         """
-        return None if "sharded" in cls.capabilities else _wrapped(modules)
+        wrapped = None if "sharded" in cls.capabilities else _wrapped(modules)
+        return wrapped or _complex(modules)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -151,6 +152,27 @@ class Engine(ABC):
         """
         return self.update(losses, method, features=features, retain_graph=retain_graph).weights
 
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """How :meth:`update` would go about it, and how much memory it would take.
+
+        ``engine="auto"`` asks before the first step, and passes the engine over where it would hold
+        more than is free; ``jd.explain`` shows the answer. It looks at the graph alone and changes
+        nothing, so that it is cheap. The base tells nothing, which passes for little memory.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param method: A weighting or an aggregator.
+        :param features: The shared representation, past which parameters belong to heads.
+        :raises UnsupportedModelError: if the graph already shows that the engine cannot serve.
+        """
+        return Forecast()
+
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
 
@@ -173,7 +195,8 @@ class Engine(ABC):
         u = torch.randn(
             len(gramian), generator=torch.Generator().manual_seed(0), dtype=torch.float64
         )
-        u = u.to(torch.float32).to(gramian.device)
+        # No more than any one objective's, or the sum of many might overflow in half precision.
+        u = (u / u.abs().sum()).to(torch.float32).to(gramian.device)
         parts = torch.split(u, [tensor.numel() for tensor in tensors])
         starts = [p.to(t.dtype).reshape(t.shape) for p, t in zip(parts, tensors, strict=True)]
         found = gradients(tensors, self.parameters, starts, retain_graph=True)
@@ -199,6 +222,18 @@ class Engine(ABC):
         given = self.config.model_dump(exclude_defaults=True)
         settings = "".join(f", {field}={value!r}" for field, value in given.items())
         return f"{type(self).__name__}({len(self.modules)} modules{settings})"
+
+
+def _complex(modules: Sequence[nn.Module]) -> str | None:
+    """A method compares gradients by real inner products."""
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.is_complex() and parameter.requires_grad:
+                return (
+                    f"the parameter {name!r} is complex; keep its real and imaginary part, "
+                    f"torch.view_as_real(…), as the parameter instead"
+                )
+    return None
 
 
 def _wrapped(modules: Sequence[nn.Module]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,14 @@ from jdframework import linalg
 from jdframework.accumulation import add_to_grad
 from jdframework.autograd_graph import Graph, dense, gradients, graph_of, without
 from jdframework.bases.engine import Engine
-from jdframework.combination import Combination, combine
+from jdframework.combination import Combination, combine, groups_of
 from jdframework.errors import UnsupportedModelError
 from jdframework.multitask import cut_at, default_tasks_params
 from jdframework.objectives import check_differentiable, objectives
-from jdframework.outcome import Check, Outcome
+from jdframework.outcome import Check, Forecast, Outcome
+
+_JOINED_COPIES: Final = 3
+"""A method of the Jacobian gets one whose blocks are joined, and makes something of its size."""
 
 
 class JacobianEngine(Engine):
@@ -120,6 +123,21 @@ class JacobianEngine(Engine):
             return self._update_everything(outputs, method, retain_graph, check)
         return self._update_trunk(outputs, features, method, retain_graph, check)
 
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """The whole Jacobian, and what the method makes of it."""
+        outputs, parameters = checked_losses(losses), self.parameters
+        graph = graph_reaching(outputs, parameters)
+        row = sum(p.numel() * p.dtype.itemsize for p in parameters if graph.reaches(p))
+        m = sum(output.numel() for output in outputs)
+        return Forecast("all rows at once", _copies(method, len(parameters)) * m * row)
+
     def _update_everything(
         self, outputs: list[Tensor], method: Any, retain_graph: bool, check: Check | None
     ) -> Outcome:
@@ -212,6 +230,15 @@ class JacobianEngine(Engine):
     ) -> tuple[Tensor | None, ...]:
         """:meth:`differentiate`, for engines that make use of a graph that is known already."""
         return self.differentiate(outputs, inputs, jac_outputs=starts, retain_graph=retain_graph)
+
+
+def _copies(method: Any, blocks: int) -> int:
+    """How often as much memory as the Jacobian takes is held at once."""
+    if "cross-gramian" in method.needs:
+        return 2
+    inner = [getattr(one, "weighting", one) for one, _ in groups_of(method, blocks)]
+    by_gramian = all(one.kind == "weighting" and "jacobian" not in one.needs for one in inner)
+    return 1 if by_gramian else _JOINED_COPIES
 
 
 def graph_reaching(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Graph:

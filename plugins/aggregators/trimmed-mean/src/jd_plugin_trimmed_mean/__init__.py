@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
@@ -48,6 +49,7 @@ class TrimmedMean(Aggregator):
     Config = TrimmedMeanConfig
     config: TrimmedMeanConfig
     column_wise: ClassVar[bool] = True
+    claims: ClassVar[Mapping[str, Any]] = {"robust": True}
     paper = Paper(
         title="Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
         authors="Dong Yin, Yudong Chen, Kannan Ramchandran, Peter Bartlett",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
@@ -20,12 +21,13 @@ from jdframework.memory import in_bytes, setting_in_bytes
 from jdframework.multitask import cut_at, default_tasks_params
 from jdframework.objectives import check_differentiable
 from jdframework.objectives import objectives as given_objectives
-from jdframework.outcome import Check, Outcome
+from jdframework.outcome import Check, Forecast, Outcome
 
 from jd_plugin_autogram.experience import Experience
+from jd_plugin_autogram.forecast import foreseen
 from jd_plugin_autogram.groups import Groups, groups_for
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
-from jd_plugin_autogram.plan import planned
+from jd_plugin_autogram.plan import planned, sketched
 from jd_plugin_autogram.recording import Recorder
 from jd_plugin_autogram.routes import Routes, routes_of
 from jd_plugin_autogram.rules import rules
@@ -102,13 +104,9 @@ class Autogram(Engine):
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """Wrapped models, complex parameters, and a negative ``batch_dim``."""
+        """What every engine refuses, and a negative ``batch_dim``."""
         if config.batch_dim is not None and config.batch_dim < 0:
             return "batch_dim counts from the first dimension, 0"
-        for module in modules:
-            for name, parameter in module.named_parameters():
-                if parameter.is_complex():
-                    return f"the parameter {name!r} is complex; keep its real and imaginary part"
         return super().refusal(modules, config)
 
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
@@ -157,6 +155,25 @@ class Autogram(Engine):
             self._recorder.forget(step.routes.nodes)
         return outcome
 
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """See :meth:`jdframework.bases.Engine.forecast`."""
+        outputs = _checked(losses)
+        if features is None:
+            objectives = self._objectives(outputs)
+        else:
+            m = sum(output.numel() for output in outputs)
+            objectives = Tasks(features, [f.detach().expand(m, *f.shape) for f in features])
+        routes = self._routes(objectives)
+        size = setting_in_bytes(self.config.memory, objectives.outputs[0].device)
+        return foreseen(objectives, sketched(objectives, routes, self.parameters), size)
+
     def close(self) -> None:
         """Takes the hooks off the model."""
         self._recorder.close()
@@ -181,7 +198,7 @@ class Autogram(Engine):
         parts = step.gramians(retain_graph=keep, keep=True)
         checked = self._verifying(outputs, step, check) if unverified else check
         weights, outcome = groups.weighted(parts, values, checked)
-        if unverified:
+        if unverified and self._experience.is_verified(step.routes.kind):
             self._experience.verified(len(losses))
         targets, found = step.update(weights, retain_graph)
         add_to_grad([*targets, *cut.head_params], [*found, *cut.head_gradients])
@@ -208,10 +225,7 @@ class Autogram(Engine):
         outside: bool = True,
     ) -> Step:
         parameters = self.parameters
-        apart = isinstance(objectives, Instances)
-        routes = routes_of(objectives.outputs, self._recorder, apart)
-        if apart and objectives.n > 1:
-            self._refuse_batch_statistics(routes)
+        routes = self._routes(objectives)
         plan = planned(objectives, routes, parameters, self._experience)
         owners = owners or {id(parameter): 0 for parameter in parameters}
         others = without(routes.leaves, parameters) if outside else []
@@ -219,6 +233,13 @@ class Autogram(Engine):
             routes.kind, lambda: setting_in_bytes(self.config.memory, objectives.outputs[0].device)
         )
         return Step(objectives, routes, plan, parameters, owners, others, size)
+
+    def _routes(self, objectives: Objectives) -> Routes:
+        apart = isinstance(objectives, Instances)
+        routes = routes_of(objectives.outputs, self._recorder, apart)
+        if apart and objectives.n > 1:
+            self._refuse_batch_statistics(routes)
+        return routes
 
     def _refuse_batch_statistics(self, routes: Routes) -> None:
         """By them, each loss depends on every instance."""
@@ -245,20 +266,24 @@ class Autogram(Engine):
 
         return both
 
-    def _verify(self, outputs: list[Tensor], gramian: Tensor, routes: Routes) -> None:
+    def _verify(self, outputs: list[Tensor], gramian: Tensor, routes: Routes) -> bool:
+        """Whether the Gramian has been checked; an overflow leaves it to the next step."""
         if self._experience.is_verified(routes.kind):
-            return
+            return True
         error = self.identity_error(outputs, gramian)
+        if not math.isfinite(error):
+            return False
         tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in self.parameters)
-        if any(node.name() == "ToCopyBackward0" for node in routes.nodes):
+        if any(_is_of_half_precision(node) for node in routes.nodes):
             tolerance = _HALF_TOLERANCE
-        if not error <= tolerance and bool(torch.isfinite(gramian).all()):
+        if error > tolerance:
             raise UnsupportedModelError(
                 f"the Gramian fails uᵀGu = ‖Jᵀu‖² by {error:.1e}: a loss does not depend on just "
                 f"its own instance, or a layer gives something else when it is run again; use "
                 f"batch_dim=None or engine='autojac'"
             )
         self._experience.verified(routes.kind)
+        return True
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
@@ -274,6 +299,12 @@ def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
         if (known or is_leaf) and next(layer.parameters(), None) is not None:
             found[layer] = not known
     return found
+
+
+def _is_of_half_precision(node: Node) -> bool:
+    """Whether the node gives what autocast has rounded, or hides where it came from."""
+    places = node._input_metadata
+    return node.name() == "ToCopyBackward0" or any(p.dtype.itemsize == 2 for p in places)
 
 
 def _is_of_batch(node: Node) -> bool:

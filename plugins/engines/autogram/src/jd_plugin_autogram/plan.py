@@ -60,12 +60,7 @@ def planned(
     :param experience: What was found before; it is added to.
     :raises UnsupportedModelError: if no layer keeps the instances apart.
     """
-    reached = {id(leaf) for leaf in routes.around}
-    around = {id(p): p for p in parameters if id(p) in reached}
-    visits = _visits(routes, {id(p) for p in parameters} - around.keys())
-    if objectives.n == 1:
-        dear = [v for v in visits if not v.saves(objectives.k)]
-        around |= {id(p): p for visit in dear for p in visit.wanted}
+    visits, around = _divided(objectives, routes, parameters)
     layouts = _layouts(objectives, visits, routes, experience)
     lost = [v for v, own in zip(visits, layouts, strict=True) if None in own]
     mixed = next((visit for visit in lost if isinstance(visit, CallVisit)), None)
@@ -83,6 +78,32 @@ def planned(
             kept.append(visit)
             places.append([layout for layout in own if layout is not None])
     return Plan(kept, places, list(around.values()))
+
+
+def sketched(objectives: Objectives, routes: Routes, parameters: Sequence[nn.Parameter]) -> Plan:
+    """What the graph alone tells of the plan, before any backward pass: no layouts.
+
+    :param objectives: What is differentiated.
+    :param routes: What they depend on.
+    :param parameters: Those that count.
+    """
+    visits, around = _divided(objectives, routes, parameters)
+    for visit in visits:
+        visit.wanted = [p for p in visit.wanted if id(p) not in around]
+    return Plan([visit for visit in visits if visit.wanted], [], list(around.values()))
+
+
+def _divided(
+    objectives: Objectives, routes: Routes, parameters: Sequence[nn.Parameter]
+) -> tuple[list[Visit], dict[int, nn.Parameter]]:
+    """The uses that are understood, and by identity the parameters that need a pass each."""
+    reached = {id(leaf) for leaf in routes.around}
+    around = {id(p): p for p in parameters if id(p) in reached}
+    visits = _visits(routes, {id(p) for p in parameters} - around.keys())
+    if objectives.n == 1:
+        dear = [v for v in visits if not v.saves(objectives.k)]
+        around |= {id(p): p for visit in dear for p in visit.wanted}
+    return visits, around
 
 
 def _visits(routes: Routes, wanted: set[int]) -> list[Visit]:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from jdframework import hooks
 from jdframework.autograd_graph import Graph, graph_of
 from jdframework.bases import EngineConfig, JacobianEngine
+from jdframework.bases.jacobian_engine import checked_losses
+from jdframework.multitask import bypassing
+from jdframework.outcome import Forecast
+from jdframework.retained_gradients import RETAINED, drop_dead_gradients
 
 from jd_plugin_autojac.choice import chunk_size
 from jd_plugin_autojac.rows import Rows
@@ -78,6 +82,42 @@ class Autojac(JacobianEngine):
             graph_of(outputs), outputs, inputs, jac_outputs, retain_graph, parallel_chunk_size
         )
 
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """See :meth:`jdframework.bases.Engine.forecast`."""
+        held = super().forecast(losses, method, features=features).memory
+        outputs, parameters = checked_losses(losses), self.parameters
+        m = sum(output.numel() for output in outputs)
+        is_batch, cut = len(outputs) == 1, outputs
+        if features is not None:
+            is_batch, cut = not bypassing(outputs, features, parameters), list(features)
+        graph = graph_of(cut)
+        used = [tensor for tensor in parameters if graph.reaches(tensor)]
+        chunk = self._chunk(m, is_batch, used, graph.operations)
+        if chunk == 1 or self._batchable.get(graph.operations) is False:
+            return Forecast("one objective at a time", held)
+        return Forecast(f"{chunk} of {m} objectives at once, by torch.vmap", held)
+
+    def _chunk(
+        self,
+        m: int,
+        is_batch: bool,
+        inputs: Sequence[Tensor],
+        operations: frozenset[str],
+        given: int | None = None,
+    ) -> int:
+        """How many rows a pass, as long as vmap can run."""
+        wanted = given or self.config.parallel_chunk_size
+        if wanted is None:
+            wanted = chunk_size(m, inputs, operations) if is_batch else 1
+        return min(wanted, m)
+
     def _differentiated(
         self,
         graph: Graph,
@@ -102,11 +142,9 @@ class Autojac(JacobianEngine):
             return (None,) * len(inputs)
         used = [tensor for tensor, is_reached in zip(inputs, reached, strict=True) if is_reached]
         rows = Rows(outputs, used, jac_outputs)
-        wanted = parallel_chunk_size or self.config.parallel_chunk_size
-        if wanted is None:
-            wanted = chunk_size(rows.m, used, graph.operations) if rows.is_batch else 1
+        chunk = self._chunk(rows.m, rows.is_batch, used, graph.operations, parallel_chunk_size)
         with rows.leaving_grad_alone():
-            found = self._blocks(rows, graph.operations, min(wanted, rows.m), retain_graph)
+            found = self._blocks(rows, graph.operations, chunk, retain_graph)
         blocks = iter(found)
         return tuple(next(blocks) if is_reached else None for is_reached in reached)
 
@@ -120,21 +158,28 @@ class Autojac(JacobianEngine):
             # The graph must outlive the first attempt, which may fail half-way.
             blocks = rows.batched(chunk, retain_graph or batchable is None)
         except (RuntimeError, NotImplementedError) as error:
+            retained = drop_dead_gradients()
+            self._batchable[operations] = batchable is True and not retained
             if batchable:
                 raise
             blocks = rows.one_by_one(retain_graph)
-            self._batchable[operations] = False
-            self._tell_fallback(error)
+            self._tell_fallback(RETAINED if retained else _first_line(error))
             return blocks
-        self._batchable[operations] = True
+        retained = batchable is None and drop_dead_gradients(recent=True)
+        self._batchable[operations] = not retained
+        if retained:
+            self._tell_fallback(RETAINED)
         return blocks
 
-    def _tell_fallback(self, error: Exception) -> None:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"torch.vmap cannot run on this graph ({lines[0]})"
+    def _tell_fallback(self, why: str) -> None:
+        reason = f"torch.vmap cannot run on this graph ({why})"
         warnings.warn(
             f"autojac differentiates one objective at a time: {reason}; "
             f"parallel_chunk_size=1 asks for that from the start",
             stacklevel=2,
         )
         hooks.call("jd_fallback", name="autojac", reason=reason)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

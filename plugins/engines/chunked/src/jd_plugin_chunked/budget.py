@@ -33,7 +33,8 @@ class Budget:
     def __init__(
         self, memory: str | float | None, most_rows: int | None, device: torch.device
     ) -> None:
-        self._bytes = setting_in_bytes(memory or _USUAL_SHARE, device)
+        self.size = setting_in_bytes(memory or _USUAL_SHARE, device)
+        """In bytes."""
         self._given_rows = most_rows
         # On a CPU, batching gains nothing for models so large that their Jacobian does not fit.
         self._most_rows = most_rows or (1 if device.type == "cpu" else _MOST_ROWS)
@@ -45,7 +46,7 @@ class Budget:
 
         Once one may not, none does: two Jacobians of one step must be multiplied.
         """
-        if 2 * m * layout.row_bytes > self._bytes:
+        if 2 * m * layout.row_bytes > self.size:
             self.leave_device()
         return not self._leaves_device
 
@@ -57,7 +58,7 @@ class Budget:
         """How many rows to take in one pass."""
         if self._given_rows is not None:
             return self._most_rows
-        fitting = self._bytes // (_COPIES_OF_A_PASS * max(layout.row_bytes, 1))
+        fitting = self.size // (_COPIES_OF_A_PASS * max(layout.row_bytes, 1))
         return min(max(fitting, 1), self._most_rows)
 
     def columns(self, m: int, layout: Layout, copies: int) -> int:
@@ -69,7 +70,7 @@ class Budget:
         :param layout: Of the whole Jacobian.
         :param copies: How often what is done with the columns holds as much as they take.
         """
-        held = max(self._bytes, 2 * layout.row_bytes)
+        held = max(self.size, 2 * layout.row_bytes)
         entries = held // (copies * max(layout.dtype.itemsize, 4))
         if self._most_entries is not None:
             entries = min(entries, self._most_entries)

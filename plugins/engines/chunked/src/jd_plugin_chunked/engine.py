@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from jdframework.autograd_graph import Graph, graph_of
 from jdframework.bases import EngineConfig, JacobianEngine
 from jdframework.bases.jacobian_engine import checked_losses, graph_reaching
 from jdframework.combination import Combination
-from jdframework.outcome import Check
+from jdframework.outcome import Check, Forecast
 
 from jd_plugin_chunked import columns, storage
 from jd_plugin_chunked.amount import Memory
@@ -101,7 +102,7 @@ class Chunked(JacobianEngine):
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         super().__init__(*modules, **config)
         self._budget: Budget | None = None
-        self._unbatchable: set[frozenset[str]] = set()
+        self._batchable: dict[frozenset[str], bool] = {}
 
     def differentiate(
         self,
@@ -125,7 +126,7 @@ class Chunked(JacobianEngine):
         reached = _reached(graph, inputs)
         found: list[Tensor | None] = [None] * len(inputs)
         if reached:
-            passes = Passes(graph, outputs, jac_outputs, self._unbatchable)
+            passes = Passes(graph, outputs, jac_outputs, self._batchable)
             layout = Layout([inputs[i] for i in reached])
             with self._forgetting_failures():
                 rows = self._kept(passes, layout, retain_graph)
@@ -142,11 +143,39 @@ class Chunked(JacobianEngine):
         outputs, parameters = checked_losses(losses), self.parameters
         graph = graph_reaching(outputs, parameters)
         reached = _reached(graph, parameters)
-        passes = Passes(graph, outputs, None, self._unbatchable)
+        passes = Passes(graph, outputs, None, self._batchable)
         layout = Layout([parameters[i] for i in reached])
         with self._forgetting_failures():
             rows = self._rows(passes, layout, whole=False, retain_graph=True)
             return columns.gramian(rows, range(len(reached)))
+
+    def forecast(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        method: Any,
+        /,
+        *,
+        features: Sequence[Tensor] | None = None,
+    ) -> Forecast:
+        """See :meth:`jdframework.bases.Engine.forecast`."""
+        outputs, parameters = checked_losses(losses), self.parameters
+        graph = graph_reaching(outputs, parameters)
+        layout = Layout([parameters[i] for i in _reached(graph, parameters)])
+        m = sum(output.numel() for output in outputs)
+        cut = outputs if features is None else features
+        passes = Passes(graph_of(cut), cut, None, self._batchable)
+        budget = copy(self._budget) or self._new_budget(layout)
+        # On the features, the rows of all objectives start together.
+        together = passes.batched if features is None else passes.batchable
+        rows = min(budget.rows(layout), m) if together else 1
+        taken = "one objective at a time" if rows == 1 else f"{rows} of {m} objectives at once"
+        jacobian = super().forecast(losses, method, features=features).memory
+        held = budget.size if jacobian is None else min(budget.size, jacobian)
+        whole = needs_whole_rows(method, len(parameters))
+        if self.config.offload is None and not whole and not budget.holds(m, layout):
+            return Forecast(f"{taken}, again for each block of columns", held)
+        place = self._places(m, layout, budget)[0]
+        return Forecast(f"{taken}, kept on the {place}", held)
 
     def _combined(
         self,
@@ -161,7 +190,7 @@ class Chunked(JacobianEngine):
         retain_graph: bool,
     ) -> Combination:
         reached = _reached(graph, inputs)
-        passes = Passes(graph, outputs, starts, self._unbatchable)
+        passes = Passes(graph, outputs, starts, self._batchable)
         layout = Layout([inputs[i] for i in reached])
         whole = needs_whole_rows(method, len(inputs))
         with self._forgetting_failures():
@@ -220,9 +249,11 @@ class Chunked(JacobianEngine):
 
     def _budget_on(self, layout: Layout) -> Budget:
         if self._budget is None:
-            most_rows = self.config.parallel_chunk_size
-            self._budget = Budget(self.config.memory, most_rows, layout.device)
+            self._budget = self._new_budget(layout)
         return self._budget
+
+    def _new_budget(self, layout: Layout) -> Budget:
+        return Budget(self.config.memory, self.config.parallel_chunk_size, layout.device)
 
 
 def _reached(graph: Graph, inputs: Sequence[Tensor]) -> list[int]:

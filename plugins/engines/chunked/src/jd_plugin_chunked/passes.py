@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jdframework import hooks, linalg
 from jdframework.autograd_graph import Graph, dense, gradients
+from jdframework.retained_gradients import RETAINED, drop_dead_gradients
 
 from jd_plugin_chunked.shortage import is_out_of_memory
 
@@ -22,7 +23,7 @@ class Passes:
     :param outputs: What is differentiated, one row per entry.
     :param starts: What each row starts from, ``[m, *output.shape]`` per output; None if row i
         starts from entry i alone.
-    :param unbatchable: The operations of the graphs on which vmap has failed; is added to.
+    :param batchable: By its operations, whether vmap can run on a graph; is added to.
     """
 
     def __init__(
@@ -30,10 +31,10 @@ class Passes:
         graph: Graph,
         outputs: Sequence[Tensor],
         starts: Sequence[Tensor] | None,
-        unbatchable: set[frozenset[str]],
+        batchable: dict[frozenset[str], bool],
     ) -> None:
         self._outputs, self._starts = outputs, starts
-        self._operations, self._unbatchable = graph.operations, unbatchable
+        self._operations, self._batchable = graph.operations, batchable
         self._sizes = [output.numel() for output in outputs]
         self.freed = False
         """Whether a pass has freed the graph, even if it failed on the way."""
@@ -43,7 +44,12 @@ class Passes:
     def batched(self) -> bool:
         """Whether several rows can go through the graph at once, and nothing is wasted on it."""
         together = self._starts is not None or len(self._outputs) == 1
-        return together and self._operations not in self._unbatchable
+        return together and self.batchable
+
+    @property
+    def batchable(self) -> bool:
+        """Whether vmap has not failed on such a graph."""
+        return self._batchable.get(self._operations, True)
 
     def take(
         self, first: int, count: int, inputs: Sequence[Tensor], retain_graph: bool
@@ -99,13 +105,20 @@ class Passes:
         else:
             starts = _units(self._outputs, first, count)
         try:
-            return list(self._batch(starts, inputs))
+            found: list[Tensor | None] = list(self._batch(starts, inputs))
         except (RuntimeError, NotImplementedError) as error:
+            retained = drop_dead_gradients()
             if is_out_of_memory(error):
                 raise
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        else:
+            if self._operations not in self._batchable:
+                self._batchable[self._operations] = True
+                if drop_dead_gradients(recent=True):
+                    self._fall_back(RETAINED)
+            return found
         rows = [self._one(row, inputs, retain_graph=True) for row in range(first, first + count)]
-        self._tell_fallback(reason)
+        self._fall_back(RETAINED if retained else reason)
         return [_stacked(column) for column in zip(*rows, strict=True)]
 
     def _batch(self, starts: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -123,8 +136,8 @@ class Passes:
         result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
         return result
 
-    def _tell_fallback(self, reason: str) -> None:
-        self._unbatchable.add(self._operations)
+    def _fall_back(self, reason: str) -> None:
+        self._batchable[self._operations] = False
         reason = f"torch.vmap cannot run on this graph ({reason})"
         warnings.warn(
             f"chunked differentiates one objective at a time: {reason}; parallel_chunk_size=1 "

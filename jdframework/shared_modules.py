@@ -1,0 +1,56 @@
+"""The modules whose parameters the objectives share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from jdframework.errors import ConfigError
+from jdframework.protocols import TreatsGroups
+
+
+def checked(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    """The modules as a user gives them, one or several.
+
+    :raises ConfigError: if there is none, or something else.
+    """
+    found: tuple[Any, ...] = (modules,)
+    if isinstance(modules, Iterable) and not isinstance(modules, nn.Module):
+        found = tuple(modules)
+    if not found or not all(isinstance(module, nn.Module) for module in found):
+        raise ConfigError(
+            f"modules must be a torch.nn.Module or a sequence of them, not {modules!r}"
+        )
+    return found
+
+
+def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The parameters that require gradients now, as engines have them."""
+    found = (p for module in modules for p in module.parameters() if p.requires_grad)
+    return list(dict.fromkeys(found))
+
+
+def bind(method: Any, modules: Sequence[nn.Module]) -> None:
+    """Tells a method that treats groups of parameters apart which there are now."""
+    if isinstance(method, TreatsGroups):
+        names = parameter_names(modules)
+        method.bind([names[id(p)] for p in trained(modules)], list(names.values()))
+
+
+def move_with(modules: Sequence[nn.Module], method: nn.Module) -> None:
+    """Moves a method to where the parameters are."""
+    parameter = next((p for module in modules for p in module.parameters()), None)
+    if parameter is not None:
+        method.to(parameter.device)
+
+
+def parameter_names(modules: Sequence[nn.Module]) -> dict[int, str]:
+    """By identity: the names of one module's parameters, or with the module's position before."""
+    names: dict[int, str] = {}
+    for position, module in enumerate(modules):
+        prefix = f"{position}." if len(modules) > 1 else ""
+        for name, parameter in module.named_parameters():
+            names.setdefault(id(parameter), prefix + name)
+    return names

@@ -1,0 +1,37 @@
+"""What can be said of a step before it is taken."""
+
+from __future__ import annotations
+
+from jdframework.outcome import Forecast
+
+from jd_plugin_autogram.objectives import Objectives
+from jd_plugin_autogram.plan import Plan
+
+
+def foreseen(objectives: Objectives, plan: Plan, size: int) -> Forecast:
+    """The passes that a step takes, and what it holds between them.
+
+    :param objectives: What is differentiated.
+    :param plan: What is done layer by layer; its layouts do not matter.
+    :param size: How many bytes may be kept from the Gramian for the update.
+    """
+    groups = len(plan.groups(objectives.k, size))
+    outputs = objectives.k * sum(visit.size for visit in plan.visits)
+    rows = objectives.m * sum(p.numel() * p.dtype.itemsize for p in plan.around)
+    held = rows + (outputs if groups == 1 else size)
+    unit = "instance-wise" if objectives.n > 1 else "task-wise"
+    if groups == 1:
+        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held)
+    return Forecast(
+        f"{unit}, two passes: {_passes(objectives, plan)}, {groups} times, for a part of the "
+        f"layers each time, and one more for the update",
+        held,
+    )
+
+
+def _passes(objectives: Objectives, plan: Plan) -> str:
+    if objectives.n == 1 or not plan.visits:
+        return f"a backward pass for each of {objectives.m} objectives"
+    passes = "one backward pass" if objectives.k == 1 else f"{objectives.k} backward passes"
+    apart = f", and one for each because of {len(plan.around)} parameters" if plan.around else ""
+    return f"{passes} for all {objectives.m} objectives{apart}"
