@@ -186,7 +186,7 @@ def test_a_method_of_groups_that_was_handed_over_is_not_bound() -> None:
     method = jd.aggregator("grouped", inner="upgrad", by="module")
     before = set(method.state_dict())
     found = jd.explain(model, method, losses_of(model))
-    assert found.engine == "autojac"
+    assert found.engine == "autogram"
     assert set(method.state_dict()) == before
     with pytest.raises(jd.ConfigError):
         method.groups(4)
