@@ -120,3 +120,26 @@ def refusing_donated_buffers() -> Iterator[None]:
 def dense(gradient: Tensor) -> Tensor:
     """A sparse gradient as a dense one."""
     return gradient.to_dense() if gradient.layout is not torch.strided else gradient
+
+
+def stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """The gradients of several passes as one tensor ``[m, *shape]``; None if all are None.
+
+    :param rows: One per pass, None where nothing was reached.
+    """
+    known = next((row for row in rows if row is not None), None)
+    if known is None:
+        return None
+    if len(rows) == 1:
+        return known.unsqueeze(0)
+    return torch.stack([torch.zeros_like(known) if row is None else row for row in rows])
+
+
+def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What one pass starts from that gives the weighted sum of all entries' gradients.
+
+    :param weights: One per entry of the outputs, ``[m]``.
+    :param outputs: What is differentiated.
+    """
+    parts = torch.split(weights, [output.numel() for output in outputs])
+    return [part.to(o).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.autograd_graph import gradients, graph_of, leaves_of, without
+from jdframework.autograd_graph import gradients, graph_of, leaves_of, weighted_starts, without
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def weighted_gradients(
     """
     if features is None:
         leaves = leaves_of(losses)
-        return leaves, gradients(losses, leaves, _parts(weights, losses), retain_graph)
+        return leaves, gradients(losses, leaves, weighted_starts(weights, losses), retain_graph)
     scalars = as_scalars(losses)
     cut = cut_at(
         features,
@@ -115,7 +115,7 @@ def weighted_gradients(
         retain_graph=retain_graph,
     )
     if cut.starts is None:
-        starts: Sequence[Tensor] = _parts(weights, cut.outputs)
+        starts: Sequence[Tensor] = weighted_starts(weights, cut.outputs)
     else:
         starts = linalg.weighted_sum(cut.starts, weights)
     trunk = gradients(cut.outputs, shared_params, starts, retain_graph)
@@ -132,11 +132,6 @@ def head_params(
 ) -> list[list[Tensor]]:
     """Per task, the parameters past the features that are not the trunk's, too."""
     return [without(params, shared_params) for params in default_tasks_params(losses, features)]
-
-
-def _parts(weights: Tensor, losses: Sequence[Tensor]) -> list[Tensor]:
-    parts = torch.split(weights, [loss.numel() for loss in losses])
-    return [part.to(loss).reshape(loss.shape) for part, loss in zip(parts, losses, strict=True)]
 
 
 def _sum(present: tuple[Tensor, Tensor | None] | None, gradient: Tensor | None) -> Tensor | None:

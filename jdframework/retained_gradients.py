@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -41,3 +43,18 @@ def _is_left_behind(candidate: Any) -> bool:
         return False
     gradient = candidate.grad
     return gradient is not None and torch._C._functorch.is_functorch_wrapped_tensor(gradient)
+
+
+@contextmanager
+def leaving_grad_alone(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Puts ``.grad`` of tensors that retain it back after a pass, which has added to it.
+
+    :param tensors: Of which some may not be leaves.
+    """
+    retained = [tensor for tensor in tensors if tensor.retains_grad and not tensor.is_leaf]
+    before = [tensor.grad for tensor in retained]
+    try:
+        yield
+    finally:
+        for tensor, grad in zip(retained, before, strict=True):
+            tensor.grad = grad

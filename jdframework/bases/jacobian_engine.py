@@ -12,11 +12,11 @@ from torch import Tensor
 
 from jdframework import linalg
 from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import Graph, dense, gradients, graph_of, without
+from jdframework.autograd_graph import Graph, dense, gradients, graph_of, weighted_starts, without
 from jdframework.bases.engine import Engine
 from jdframework.combination import Combination, combine, groups_of
 from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import cut_at, default_tasks_params
+from jdframework.multitask import as_scalars, cut_at, head_params
 from jdframework.objectives import check_differentiable, objectives
 from jdframework.outcome import Check, Forecast, Outcome
 
@@ -175,8 +175,7 @@ class JacobianEngine(Engine):
                 f"(shapes {shapes}), for which a method without weights has no update: give "
                 f"features=…, or add their module to the Descent"
             )
-        parts = torch.split(weights, [output.numel() for output in outputs])
-        starts = [w.to(o).reshape(o.shape) for w, o in zip(parts, outputs, strict=True)]
+        starts = weighted_starts(weights, outputs)
         return gradients(outputs, outside, starts, retain_graph=retain_graph)
 
     def _update_trunk(
@@ -187,9 +186,8 @@ class JacobianEngine(Engine):
         retain_graph: bool,
         check: Check | None,
     ) -> Outcome:
-        losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
-        shared = self.parameters
-        tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
+        losses, shared = as_scalars(outputs), self.parameters
+        tasks = head_params(losses, features, shared)
         cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
         combined = self._combined(
             graph_reaching(cut.outputs, shared),

@@ -18,7 +18,7 @@ from jdframework.autograd_graph import without
 from jdframework.bases import Engine, EngineConfig
 from jdframework.errors import UnsupportedModelError
 from jdframework.memory import in_bytes, setting_in_bytes
-from jdframework.multitask import cut_at, default_tasks_params
+from jdframework.multitask import as_scalars, cut_at, head_params
 from jdframework.objectives import check_differentiable
 from jdframework.objectives import objectives as given_objectives
 from jdframework.outcome import Check, Forecast, Outcome
@@ -187,9 +187,8 @@ class Autogram(Engine):
         retain_graph: bool,
         check: Check | None,
     ) -> Outcome:
-        losses = outputs if len(outputs) > 1 else list(outputs[0].reshape(-1).unbind())
-        shared = self.parameters
-        tasks = [without(params, shared) for params in default_tasks_params(losses, features)]
+        losses, shared = as_scalars(outputs), self.parameters
+        tasks = head_params(losses, features, shared)
         # What lies past the features is needed again where the Gramian is to be verified.
         unverified = self.config.verify_first and not self._experience.is_verified(len(losses))
         keep = retain_graph or unverified

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from jdframework.autograd_graph import gradients
+from jdframework.autograd_graph import gradients, stacked, weighted_starts
 
 _Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
 
@@ -74,7 +74,7 @@ class Objectives(ABC):
             found on the same passes.
         """
         columns = self._columns(list(self.passes()), [*edges, *parameters], retain_graph)
-        found = [_stacked(column) for column in columns]
+        found = [stacked(column) for column in columns]
         return found[: len(edges)], self._rows(parameters, found[len(edges) :])
 
     def of_parameters(
@@ -82,7 +82,7 @@ class Objectives(ABC):
     ) -> list[Float[Tensor, "m *shape"]]:
         """The rows of each parameter, by one pass for each objective."""
         columns = self._columns(list(self.singles()), parameters, retain_graph)
-        return self._rows(parameters, [_stacked(column) for column in columns])
+        return self._rows(parameters, [stacked(column) for column in columns])
 
     def _rows(self, parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> list[Tensor]:
         return [
@@ -214,9 +214,7 @@ class Tasks(Objectives):
             return self.outputs, [
                 torch.tensordot(weights.to(start.dtype), start, dims=1) for start in self._starts
             ]
-        parts = torch.split(weights, [output.numel() for output in self.outputs])
-        pairs = zip(parts, self.outputs, strict=True)
-        return self.outputs, [part.to(o.dtype).reshape(o.shape) for part, o in pairs]
+        return self.outputs, weighted_starts(weights, self.outputs)
 
 
 def differentiated(
@@ -230,12 +228,3 @@ def differentiated(
     :raises UnsupportedModelError: if a compiled function can be differentiated but once.
     """
     return gradients(start[0], inputs, start[1], retain_graph)
-
-
-def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
-    known = next((row for row in rows if row is not None), None)
-    if known is None:
-        return None
-    if len(rows) == 1:
-        return known.unsqueeze(0)
-    return torch.stack([torch.zeros_like(known) if row is None else row for row in rows])

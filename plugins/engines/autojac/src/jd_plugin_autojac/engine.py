@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework import hooks
 from jdframework.autograd_graph import Graph, graph_of
 from jdframework.bases import EngineConfig, JacobianEngine
 from jdframework.bases.jacobian_engine import checked_losses
+from jdframework.batching import tell_fallback
 from jdframework.multitask import bypassing
 from jdframework.outcome import Forecast
-from jdframework.retained_gradients import RETAINED, drop_dead_gradients
+from jdframework.retained_gradients import RETAINED, drop_dead_gradients, leaving_grad_alone
 
 from jd_plugin_autojac.choice import chunk_size
 from jd_plugin_autojac.rows import Rows
@@ -143,7 +142,7 @@ class Autojac(JacobianEngine):
         used = [tensor for tensor, is_reached in zip(inputs, reached, strict=True) if is_reached]
         rows = Rows(outputs, used, jac_outputs)
         chunk = self._chunk(rows.m, rows.is_batch, used, graph.operations, parallel_chunk_size)
-        with rows.leaving_grad_alone():
+        with leaving_grad_alone(used):
             found = self._blocks(rows, graph.operations, chunk, retain_graph)
         blocks = iter(found)
         return tuple(next(blocks) if is_reached else None for is_reached in reached)
@@ -163,23 +162,10 @@ class Autojac(JacobianEngine):
             if batchable:
                 raise
             blocks = rows.one_by_one(retain_graph)
-            self._tell_fallback(RETAINED if retained else _first_line(error))
+            tell_fallback(self.name, RETAINED if retained else error)
             return blocks
         retained = batchable is None and drop_dead_gradients(recent=True)
         self._batchable[operations] = not retained
         if retained:
-            self._tell_fallback(RETAINED)
+            tell_fallback(self.name, RETAINED)
         return blocks
-
-    def _tell_fallback(self, why: str) -> None:
-        reason = f"torch.vmap cannot run on this graph ({why})"
-        warnings.warn(
-            f"autojac differentiates one objective at a time: {reason}; "
-            f"parallel_chunk_size=1 asks for that from the start",
-            stacklevel=2,
-        )
-        hooks.call("jd_fallback", name="autojac", reason=reason)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

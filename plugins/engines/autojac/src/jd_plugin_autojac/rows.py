@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from jdframework.autograd_graph import dense, gradients
+from jdframework.autograd_graph import gradients
 from jdframework.bases import JacobianEngine
+from jdframework.batching import batched_gradients
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,6 @@ class Rows:
         """Whether all rows start from all outputs, so that one batched pass wastes nothing."""
         return self.starts is not None or len(self.outputs) == 1
 
-    @contextmanager
-    def leaving_grad_alone(self) -> Iterator[None]:
-        """A pass adds to the ``.grad`` of inputs that retain it; this puts it back."""
-        retained = [t for t in self.inputs if t.retains_grad and not t.is_leaf]
-        before = [tensor.grad for tensor in retained]
-        try:
-            yield
-        finally:
-            for tensor, grad in zip(retained, before, strict=True):
-                tensor.grad = grad
-
     def one_by_one(self, retain_graph: bool) -> list[Tensor]:
         """The blocks ``[m, *input.shape]``, by ``m`` ordinary backward passes."""
         blocks = [t.new_empty((self.m, *t.shape)) for t in self.inputs]
@@ -67,27 +56,12 @@ class Rows:
         starts = self.starts or JacobianEngine.unit_starts(self.outputs)
         chunks = list(zip(*(torch.split(start, chunk_size) for start in starts), strict=True))
         parts = [
-            self._batch(chunk, retain_graph=retain_graph or i < len(chunks) - 1)
+            batched_gradients(self.outputs, self.inputs, chunk, retain_graph or i < len(chunks) - 1)
             for i, chunk in enumerate(chunks)
         ]
         if len(parts) == 1:
             return list(parts[0])
         return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
-
-    def _batch(self, starts: tuple[Tensor, ...], retain_graph: bool) -> tuple[Tensor, ...]:
-        def product(*start: Tensor) -> tuple[Tensor, ...]:
-            found = torch.autograd.grad(
-                self.outputs,
-                self.inputs,
-                start,
-                retain_graph=retain_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            return tuple(dense(gradient) for gradient in found)
-
-        result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
-        return result
 
     def _single_starts(self) -> Iterator[tuple[Sequence[Tensor], list[Tensor]]]:
         if self.starts is not None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from jdframework import hooks, linalg
-from jdframework.autograd_graph import Graph, dense, gradients
-from jdframework.retained_gradients import RETAINED, drop_dead_gradients
+from jdframework import linalg
+from jdframework.autograd_graph import Graph, gradients, stacked, weighted_starts
+from jdframework.batching import batched_gradients, tell_fallback
+from jdframework.retained_gradients import RETAINED, drop_dead_gradients, leaving_grad_alone
 
 from jd_plugin_chunked.shortage import is_out_of_memory
 
@@ -61,7 +59,7 @@ class Passes:
         :param inputs: With respect to what.
         :param retain_graph: Whether the graph can be used again; after several rows it can.
         """
-        with _leaving_grad_alone(inputs):
+        with leaving_grad_alone(inputs):
             if count > 1:
                 return self._several(first, count, inputs)
             self.freed = not retain_graph
@@ -81,11 +79,9 @@ class Passes:
         if self._starts is not None:
             starts = linalg.weighted_sum(self._starts, weights)
         else:
-            parts = torch.split(weights, self._sizes)
-            pairs = zip(parts, self._outputs, strict=True)
-            starts = [part.to(output).reshape(output.shape) for part, output in pairs]
+            starts = weighted_starts(weights, self._outputs)
         self.freed = not retain_graph
-        with _leaving_grad_alone(inputs):
+        with leaving_grad_alone(inputs):
             return gradients(self._outputs, inputs, starts, retain_graph)
 
     def _one(self, row: int, inputs: Sequence[Tensor], retain_graph: bool) -> list[Tensor | None]:
@@ -105,12 +101,14 @@ class Passes:
         else:
             starts = _units(self._outputs, first, count)
         try:
-            found: list[Tensor | None] = list(self._batch(starts, inputs))
+            found: list[Tensor | None] = [
+                *batched_gradients(self._outputs, inputs, starts, retain_graph=True)
+            ]
         except (RuntimeError, NotImplementedError) as error:
             retained = drop_dead_gradients()
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            why: str | Exception = RETAINED if retained else error
         else:
             if self._operations not in self._batchable:
                 self._batchable[self._operations] = True
@@ -118,33 +116,12 @@ class Passes:
                     self._fall_back(RETAINED)
             return found
         rows = [self._one(row, inputs, retain_graph=True) for row in range(first, first + count)]
-        self._fall_back(RETAINED if retained else reason)
-        return [_stacked(column) for column in zip(*rows, strict=True)]
+        self._fall_back(why)
+        return [stacked(column) for column in zip(*rows, strict=True)]
 
-    def _batch(self, starts: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        def product(*start: Tensor) -> tuple[Tensor, ...]:
-            found = torch.autograd.grad(
-                self._outputs,
-                inputs,
-                start,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            return tuple(dense(gradient) for gradient in found)
-
-        result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
-        return result
-
-    def _fall_back(self, reason: str) -> None:
+    def _fall_back(self, why: str | Exception) -> None:
         self._batchable[self._operations] = False
-        reason = f"torch.vmap cannot run on this graph ({reason})"
-        warnings.warn(
-            f"chunked differentiates one objective at a time: {reason}; parallel_chunk_size=1 "
-            f"asks for that from the start",
-            stacklevel=2,
-        )
-        hooks.call("jd_fallback", name="chunked", reason=reason)
+        tell_fallback("chunked", why)
 
 
 def _units(outputs: Sequence[Tensor], first: int, count: int) -> list[Tensor]:
@@ -153,22 +130,3 @@ def _units(outputs: Sequence[Tensor], first: int, count: int) -> list[Tensor]:
     units = output.new_zeros((count, output.numel()))
     units[range(count), range(first, first + count)] = 1.0
     return [units.reshape(count, *output.shape)]
-
-
-def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
-    like = next((row for row in rows if row is not None), None)
-    if like is None:
-        return None
-    return torch.stack([torch.zeros_like(like) if row is None else row for row in rows])
-
-
-@contextmanager
-def _leaving_grad_alone(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """A pass adds to the ``.grad`` of inputs that retain it; this puts it back."""
-    retained = [tensor for tensor in inputs if tensor.retains_grad and not tensor.is_leaf]
-    before = [tensor.grad for tensor in retained]
-    try:
-        yield
-    finally:
-        for tensor, grad in zip(retained, before, strict=True):
-            tensor.grad = grad
