@@ -55,7 +55,8 @@ class Finiteness:
         """Refuses a gradient that is not finite, as its squared norm shows."""
         norms = gramian.diagonal()
         if self.asked and not bool(torch.isfinite(norms.sum())):
-            self._refuse(self.given, norms, "the gradient")
+            dtype = str(norms.dtype).removeprefix("torch.")
+            self._refuse(self.given, norms, "the gradient", f", or its square is not in {dtype}")
 
     def of_gradients(
         self,
@@ -124,11 +125,12 @@ class Finiteness:
             f"not; {_REMEDY}"
         )
 
-    def _refuse(self, given: Objectives, values: Tensor, what: str) -> None:
+    def _refuse(self, given: Objectives, values: Tensor, what: str, doubt: str = "") -> None:
         bad = [given.names[int(i)] for i in torch.nonzero(~torch.isfinite(values).reshape(-1))]
         if bad:
             raise NonFiniteError(
-                f"step {self.step}: {what} of objective {_listed(bad)} is not finite; {_REMEDY}"
+                f"step {self.step}: {what} of objective {_listed(bad)} is not finite{doubt}; "
+                f"{_REMEDY}"
             )
 
     def _reaching(self, tensor: Tensor) -> str:

@@ -194,6 +194,13 @@ def test_the_parameter_and_its_objectives_are_named_where_several_share_one_pass
         jd.Descent(network, "mean").backward(losses)
 
 
+def test_a_gradient_whose_square_alone_overflows_is_not_called_infinite() -> None:
+    network = model()
+    message = r"the gradient of objective '0', .* is not finite, or its square is not in float32"
+    with pytest.raises(jd.NonFiniteError, match=message):
+        jd.Descent(network, "upgrad").backward(1e22 * losses_of(network))
+
+
 def test_steps_that_raised_count() -> None:
     network = model()
     descent = jd.Descent(network, "upgrad")

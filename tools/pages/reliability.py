@@ -94,7 +94,7 @@ def _soaked(result: Result) -> list[str]:
     heads = ("Method", "Engine", "Steps", "Updates", "Faults", "Greatest difference in the end")
     summary = (
         f"{sum(row['steps'] for row in rows)} steps, {struck.total()} faults "
-        f"({', '.join(f'{count} of {fault}' for fault, count in struck.items())}), greatest "
+        f"({', '.join(f'{fault}: {count}' for fault, count in struck.items())}), greatest "
         f"difference in the end: {max(row['distance'] for row in rows):g}"
     )
     return [_SOAK, f"**{summary}.**", markdown_table(heads, lines)]
