@@ -109,6 +109,7 @@ def _scaling(rows: _Rows) -> Figure:
                     sizes, [row[key] for row in chosen], "o-", color=colour, label=label, ms=3
                 )
             axis.set(xscale="log", yscale="log", xlabel=sweep, ylabel=what)
+            _plain_ticks(axis, sizes)
             axis.legend(frameon=False, fontsize=7)
     return figure
 
@@ -129,6 +130,7 @@ def _weightings(rows: _Rows) -> Figure:
                 times = [1e3 * row[key]["median"] for row in waited_for]
                 axis.plot(sizes, times, style, color=colour, label=f"{key}, {kind}", ms=3)
         axis.set(title=method, xscale="log", yscale="log", xlabel="objectives", ylabel="ms")
+        _plain_ticks(axis, sizes)
     axes[0][0].legend(frameon=False, fontsize=7)
     return figure
 
@@ -145,6 +147,12 @@ def _bars(
     axis.invert_yaxis()
     axis.axvline(1, color=PLAIN, lw=0.8)
     axis.margins(x=0.12)
+
+
+def _plain_ticks(axis: Axes, sizes: Sequence[int]) -> None:
+    """A tick for each size: the logarithm's own labels overlap."""
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.xaxis.minorticks_off()
 
 
 def _targets(axis: Axes, targets: Sequence[float | None]) -> None:

@@ -47,7 +47,7 @@ def _section(result: Result) -> str:
     parts = [f"## {_title(result)}"]
     parts += [_description(script)] if script.exists() else []
     device = "" if result.device == "cpu" else f" --device {result.device}"
-    command = f"`python benchmarks/{script.name}{device}`, on " if script.exists() else ""
+    command = f"`python benchmarks/{script.name}{device}`, " if script.exists() else ""
     parts.append(
         f"{command}{where(result.machine)}. [The figures as JSON]({FILES}{result.path.name})."
     )

@@ -73,8 +73,13 @@ def where(machine: Mapping[str, Any]) -> str:
     """The machine and the versions in a line.
 
     :param machine: What a file of figures says of them.
+
+    >>> where({"date": "2026-11-21", "device": "AMD EPYC", "threads": 2, "torch": "2.13.0"})
+    '2026-11-21, AMD EPYC, 2 threads, torch 2.13.0'
     """
-    return ", ".join(f"{name} {cell(value)}" for name, value in machine.items())
+    forms = {"device": "{}", "date": "{}", "cores": "{} cores", "threads": "{} threads"}
+    said = [forms.get(name, f"{name} {{}}").format(cell(value)) for name, value in machine.items()]
+    return ", ".join(said)
 
 
 def _measured(value: Mapping[str, Any]) -> str:
