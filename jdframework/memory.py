@@ -45,6 +45,8 @@ def in_bytes(amount: str) -> int:
 def in_words(size: int) -> str:
     """A number of bytes as a reader likes it.
 
+    :param size: That number.
+
     >>> in_words(316), in_words(4_250_000_000)
     ('316 B', '4.2 GB')
     """

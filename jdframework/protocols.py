@@ -153,7 +153,12 @@ class Engine(Configured, Protocol):
         *,
         features: Sequence[Tensor] | None = None,
     ) -> Forecast:
-        """How ``update`` would go about it, and how much memory it would take."""
+        """How ``update`` would go about it, and how much memory it would take.
+
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param method: A weighting or an aggregator.
+        :param features: The shared representation, as for ``update``.
+        """
 
     def update(
         self,
