@@ -148,7 +148,8 @@ class Automatic:
                 fits = False
             if fits:
                 self.engine.close()
-                self._pass_over(self.engine.name, excess)
+                self.passed_over[self.engine.name] = excess
+                self._hurdles[self.engine.name] = f"{self.engine.name} {excess}"
                 self._tell(self.engine.name, excess)
                 self.engine, self._untried = smaller, self._untried[position + 1 :]
                 self.reason = self._told_reason()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import jdframework as jd
 from jdframework.bases import Aggregator, EngineConfig, GramianWeighting
 from jdframework.names import Kind
+from jdframework.outcome import Forecast
 from jdframework.testing.architectures import ARCHITECTURES, Architecture, SharedTrunk
 from jdframework.testing.suite import Suite
 
@@ -166,6 +167,18 @@ class EngineSuite(Suite):
         for engine, model, dtype in self.cases(architecture, torch.float32, torch.float64):
             error = engine.verify(architecture.losses(model))
             assert error <= 10 * _PRECISION[dtype], f"verify() gives {error:.1e} in {dtype}"
+
+    def test_a_forecast_changes_nothing(self, architecture: Architecture) -> None:
+        """It tells a mode in words and an amount of memory; graph, ``.grad`` and hooks stay."""
+        for engine, model, _ in self.cases(architecture):
+            losses = architecture.losses(model)
+            hooked = _hooks(model)
+            forecast = engine.forecast(losses, InverseNorms())
+            assert isinstance(forecast, Forecast), f"the forecast is {forecast!r}, no Forecast"
+            assert forecast.memory is None or forecast.memory >= 0
+            assert all(p.grad is None for p in model.parameters()), "a forecast filled .grad"
+            assert _hooks(model) == hooked, "a forecast left a hook behind"
+            losses.sum().backward()
 
     def test_gradients_are_added_to_those_there(self, architecture: Architecture) -> None:
         """A second ``backward`` adds to ``.grad``, as ``torch.Tensor.backward`` does."""

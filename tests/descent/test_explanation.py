@@ -110,7 +110,7 @@ def test_it_foresees_the_way_out_of_too_little_memory(monkeypatch: pytest.Monkey
     assert found.engine == "chunked"
     assert "would hold 5.0 KB for 5 objectives, but 2.0 KB are free" in found.passed_over["autojac"]
     assert found.passed_over["autogram"] == "forms no Jacobian, which graddrop needs"
-    assert "autojac: would hold 5.0 KB" in found.reason
+    assert "can form it here: autojac would hold 5.0 KB" in found.reason
     assert found.held_bytes is not None
     assert found.held_bytes <= 1000
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jdframework.bases import Aggregator
 from jdframework.config import Config
-from jdframework.outcome import Outcome
+from jdframework.outcome import Forecast, Outcome
 from jdframework.testing import EngineSuite
 
 from jd_plugin_autojac import Autojac
@@ -204,3 +204,14 @@ class WeighsTheHeads(Autojac):
 class TestWeighsTheHeads(EngineSuite):
     spec = WeighsTheHeads
     caught_by = ("test_heads_get_their_plain_gradient",)
+
+
+class TriesTheStep(Autojac):
+    def forecast(self, losses: Any, method: Any, /, **options: Any) -> Forecast:
+        self.update(losses, method, **options)
+        return super().forecast(losses, method, **options)
+
+
+class TestTriesTheStep(EngineSuite):
+    spec = TriesTheStep
+    caught_by = ("test_a_forecast_changes_nothing",)
