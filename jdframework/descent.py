@@ -21,7 +21,7 @@ from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelErro
 from jdframework.finiteness import Finiteness
 from jdframework.independent import Independent, cross_gramian, independent_batches
 from jdframework.loss_scale import LossScale
-from jdframework.multitask import weighted_gradients
+from jdframework.multitask import check_features, weighted_gradients
 from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
 from jdframework.outcome import Check, Outcome
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, TreatsGroups
@@ -131,7 +131,8 @@ class Descent:
         :return: What the step did.
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
             if the method needs ``independent`` batches and the right number of them with the same
-            objectives is not given; if ``on="features"`` and there are no features.
+            objectives is not given; if ``features`` is empty, or one of them has no graph; if
+            ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).
@@ -175,6 +176,8 @@ class Descent:
             if self.engine is None:
                 outcome = self._scalarized(call, values)
             else:
+                if cut_at is not None and not isinstance(self.engine, Representation):
+                    check_features(cut_at)
                 outcome = self._served(call, independent)
         except NonFiniteError:
             if scale is not None and (self._on_nonfinite != "raise" or _are_finite(values)):

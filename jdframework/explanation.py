@@ -21,6 +21,7 @@ from jdframework.engine_choice import (
     preferred_kinds,
     why_not,
 )
+from jdframework.multitask import check_features
 from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
 from jdframework.outcome import Forecast
 from jdframework.registry import Spec
@@ -98,7 +99,8 @@ def explain(
     :param features: The shared representation of several tasks.
     :param engine: A spec of an engine, or ``"auto"``.
     :param config: The method's settings.
-    :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph.
+    :raises ValueError: if ``losses`` or ``features`` is empty, or has no graph, or a loss is no
+        scalar.
     :raises UnsupportedModelError: if no engine can serve, with each one's reason.
 
     >>> import torch
@@ -118,6 +120,8 @@ def explain(
         given = objectives(losses() if callable(losses) else losses)
         check_differentiable(given)
         cut_at = [features] if isinstance(features, Tensor) else features
+        if cut_at is not None and choice.engine is not None:
+            check_features(cut_at)
         choice.fitting(given, cut_at)
         return _explained(modules, found, choice, given, cut_at)
     finally:

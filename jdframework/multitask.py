@@ -26,6 +26,22 @@ class Cut:
     """What each task's row starts from, ``[m, *output.shape]`` per output; None means 1 each."""
 
 
+def check_features(features: Sequence[Tensor]) -> None:
+    """Refuses features that no graph can be cut at.
+
+    :param features: The shared representation, one tensor or several.
+    :raises ValueError: if there is none, or one has no graph.
+    """
+    if not features:
+        raise ValueError("features is empty: give the shared representation, or leave it out")
+    for position, feature in enumerate(features):
+        if not feature.requires_grad:
+            raise ValueError(
+                f"features[{position}] of shape {list(feature.shape)} does not require gradients: "
+                f"give the output of the shared modules, before it is detached"
+            )
+
+
 def default_tasks_params(
     losses: Sequence[Tensor], features: Sequence[Tensor]
 ) -> list[list[Tensor]]:

@@ -13,7 +13,7 @@ from jdframework.autograd_graph import gradients
 from jdframework.bases import Engine
 from jdframework.combination import combine
 from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import as_scalars, bypassing, cut_at, head_params
+from jdframework.multitask import as_scalars, bypassing, check_features, cut_at, head_params
 from jdframework.objectives import check_differentiable, objectives
 from jdframework.outcome import Check, Outcome
 
@@ -80,10 +80,5 @@ def _checked_features(features: Sequence[Tensor] | None) -> Sequence[Tensor]:
         raise ValueError(
             "on='features' needs the shared representation: backward(losses, features=…)"
         )
-    for position, feature in enumerate(features):
-        if not feature.requires_grad:
-            raise ValueError(
-                f"features[{position}] of shape {list(feature.shape)} does not require gradients: "
-                f"give the output of the shared modules, before it is detached"
-            )
+    check_features(features)
     return features

@@ -228,6 +228,27 @@ def test_wrong_losses_are_one_clear_sentence(
         jd.explain(nn.Linear(2, 2), "upgrad", losses, engine="autojac")
 
 
+@pytest.mark.parametrize("engine", ["auto", "autojac"])
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([], "features is empty: give the shared representation, or leave it out"),
+        (
+            torch.ones(3),
+            r"features\[0\] of shape \[3\] does not require gradients: give the output",
+        ),
+    ],
+)
+def test_wrong_features_are_one_clear_sentence_here_and_in_a_step(
+    features: Any, message: str, engine: str
+) -> None:
+    model = model_of()
+    with pytest.raises(ValueError, match=message):
+        jd.explain(model, "upgrad", losses_of(model), features=features, engine=engine)
+    with pytest.raises(ValueError, match=message):
+        jd.Descent(model, "upgrad", engine=engine).backward(losses_of(model), features=features)
+
+
 def test_a_third_partys_engine_that_tells_nothing_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
