@@ -258,6 +258,76 @@ def linear_layer() -> str:
     return picture.svg()
 
 
+_QUESTIONS: Final = (
+    (
+        "May a step cost more than an ordinary one?",
+        (
+            ("no, and the losses are alike", ("mean", "sum")),
+            ("no, but you know what each is worth", ("constant",)),
+            ("no, and their units differ", ("geometric-mean", "uw")),
+            ("no, and all are to fall at one pace", ("famo",)),
+            ("no, and the largest counts", ("stch",)),
+        ),
+        "yes",
+    ),
+    (
+        "Are the objectives in conflict at all?",
+        (("hardly ever: a scalarizer, as above", ()),),
+        "often",
+    ),
+    (
+        "What has to hold of each step?",
+        (
+            ("no harm; longer gradients count more", ("upgrad",)),
+            ("no harm; units do not count", ("nash-mtl", "config")),
+            ("between the mean and the worst off", ("fairgrad", "cagrad")),
+            ("the shortest combination", ("mgda",)),
+            ("one is the goal, the others conditions", ("pcd",)),
+        ),
+        "and is there",
+    ),
+    (
+        "… something special about the gradients?",
+        (
+            ("some may be wrong", ("krum", "trimmed-mean")),
+            ("they are noisy", ("cr-mogm", "moco", "modo", "sdmgrad")),
+            ("they agree in some layers only", ("grouped",)),
+        ),
+        "",
+    ),
+)
+"""Each with its answers, which lead to methods, and the answer that leads on."""
+
+
+def choosing() -> str:
+    """The questions of the guide to choosing a method, each with the methods it leads to."""
+    box, line, gap = 46.0, 30.0, 44.0
+    height = sum(box + line * len(answers) + gap for _, answers, _ in _QUESTIONS) - gap + 24
+    picture = Picture(
+        "Four questions, one below the other. Their answers lead to methods, or to the next one.",
+        *(640, round(height)),
+        origin=(0, 0),
+        scale=1,
+    )
+    known, top = set(jd.available()), -8.0
+    for question, answers, onward in _QUESTIONS:
+        picture.box((8, top - box), (624, box), "first")
+        picture.label(question, (320, top - 30), "first coloured", "middle")
+        top -= box
+        for answer, methods in answers:
+            unknown = set(methods) - known
+            if unknown:
+                raise LookupError(f"no method is called {', '.join(unknown)}")
+            top -= line
+            picture.label(answer, (20, top), "small")
+            picture.label(", ".join(methods), (620, top), "small good coloured", "end")
+        if onward:
+            picture.arrow((320, top - 10), (320, top - gap + 2), "plain")
+            picture.label(onward, (336, top - 30), "small plain coloured")
+        top -= gap
+    return picture.svg()
+
+
 def _cone(picture: Picture, reach: float) -> None:
     """The directions whose inner product with neither gradient is negative."""
     angles = torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64)
@@ -274,6 +344,7 @@ PICTURES: Final = {
     "upgrad.svg": upgrad,
     "pareto.svg": pareto,
     "linear-layer.svg": linear_layer,
+    "choosing.svg": choosing,
 }
 
 
