@@ -133,7 +133,9 @@ class Run:
                         step, self._digits.train.images[batch], self._digits.train.labels[batch]
                     )
                 except jd.JDError as error:
-                    raise jd.JDError(f"{self.contestant.name} failed: {error}") from error
+                    name = self.contestant.name
+                    why = str(error).removeprefix(f"{name}: ")
+                    raise jd.JDError(f"{name} failed: {why}") from error
                 if (step + 1) % self._setting.steps_per_epoch == 0:
                     self._descent.end_epoch()
 

@@ -225,7 +225,7 @@ def test_a_step_that_fails_names_the_method() -> None:
 
     jd.register("weighting", "failing")(Failing)
     try:
-        with pytest.raises(jd.JDError, match="failing failed: .*no solution"):
+        with pytest.raises(jd.JDError, match="failing failed: no solution"):
             quietly(["sum", "failing"])
     finally:
         jd.unregister("weighting", "failing")
