@@ -46,7 +46,7 @@ check-imports: $(VENV)/check
 	$(BIN)/lint-imports
 
 check-metadata: $(VENV)/check
-	$(BIN)/python tools/plugins.py check
+	$(BIN)/python tools/plugin_metadata.py check
 
 check-table: $(VENV)/check
 	$(BIN)/python tools/method_table.py check

@@ -22,7 +22,7 @@ from jdframework.exhibit import theme
 from jdframework.exhibit.contestants import Contestant, contestants
 from jdframework.gallery import drawing, figures, problems
 from plugin_folder import Plugin
-from plugins import ROOT, folders
+from plugin_metadata import ROOT, folders
 
 PICTURES: Final = ROOT / "docs" / "assets" / "gallery"
 _RECORD: Final = "courses.json"

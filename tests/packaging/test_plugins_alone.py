@@ -16,7 +16,7 @@ import pytest
 
 import wheelhouse as builder
 from plugin_folder import Plugin
-from plugins import folders
+from plugin_metadata import folders
 
 from .environments import Environment
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins import ROOT, folders
+from plugin_metadata import ROOT, folders
 
 PREFIX = "jd_plugin_"
 

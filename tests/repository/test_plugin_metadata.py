@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import jdframework as jd
-import plugins
+import plugin_metadata as plugins
 import third_party
 
 ALPHA = """
@@ -179,7 +179,7 @@ def test_an_edited_file_is_found(root: Path, file: str) -> None:
     plugins.render(root)
     edit(root / file, "A second method", "A second  method")
     (line, *_) = plugins.drift(root)
-    assert line.endswith("differs from its template; run python tools/plugins.py render")
+    assert line.endswith("differs from its template; run python tools/plugin_metadata.py render")
 
 
 @pytest.mark.parametrize("part", ["src/jd_plugin_beta/py.typed", "tests/test_beta.py"])

@@ -21,7 +21,7 @@ from method_table import ROOT, described, markdown_table
 from pages.docstring import Docstring, parts
 from pages.results import results
 from plugin_folder import Plugin
-from plugins import folders
+from plugin_metadata import folders
 
 PICTURES: Final = ROOT / "docs" / "assets" / "gallery"
 _STYLE: Final = re.compile(r"<style>.*?</style>", re.DOTALL)

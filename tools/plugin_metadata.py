@@ -1,4 +1,6 @@
-"""Keeps the metadata of all plugins in one shape: ``python tools/plugins.py render|check|list``.
+"""Keeps the metadata of all plugins in one shape.
+
+``python tools/plugin_metadata.py render|check|list``
 
 What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates
 come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``. The latter
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
 
     :return: 1 if a plugin's metadata cannot be used, or if ``check`` found a difference.
     """
-    parser = argparse.ArgumentParser(prog="tools/plugins.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools/plugin_metadata.py", description=__doc__)
     parser.add_argument("action", choices=["render", "check", "list"])
     action = parser.parse_args(arguments).action
     if action == "list":
@@ -71,7 +73,8 @@ def drift(root: Path) -> list[str]:
     expected, mistakes = _expected(root)
     stale = [path for path, text in expected.items() if _text(path) != text]
     return mistakes + [
-        f"{path.relative_to(root)}: differs from its template; run python tools/plugins.py render"
+        f"{path.relative_to(root)}: differs from its template; "
+        f"run python tools/plugin_metadata.py render"
         for path in stale
     ]
 
