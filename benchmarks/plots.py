@@ -135,6 +135,28 @@ def _weightings(rows: _Rows) -> Figure:
     return figure
 
 
+def _parts(rows: _Rows) -> Figure:
+    labels = [f"{row['model']}, {row['batch']}" for row in rows]
+    figure, axis = plt.subplots(figsize=(10, 0.4 * len(rows) + 1.4))
+    left = [0.0] * len(rows)
+    colours = {
+        "forward": "#9e9e9e",
+        "to the layers": "#bdbdbd",
+        "update": "#9fa8da",
+        "hooks": "#e8710a",
+        "Gramian": OURS,
+    }
+    for part, colour in colours.items():
+        widths = [max(row[part], 0.0) for row in rows]  # a difference of two noisy times
+        axis.barh(labels, widths, 0.7, left, color=colour, label=part)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axis.axvline(1, color=PLAIN, lw=0.8)
+    axis.invert_yaxis()
+    axis.set(title="The parts of an instance-wise step, in ordinary steps")
+    axis.legend(frameon=False, ncols=len(colours), loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    return figure
+
+
 def _bars(
     axis: Axes, labels: Sequence[str], series: Sequence[tuple[str, Sequence[float], str]]
 ) -> None:
@@ -175,6 +197,7 @@ def _exponent(rows: _Rows, sweep: str, contestant: str, what: str) -> float:
 
 _PLOTS: Final[dict[str, Callable[[_Rows], Figure]]] = {
     "instance_step": _instances,
+    "breakdown": _parts,
     "task_step": _tasks,
     "scaling": _scaling,
     "weightings": _weightings,
