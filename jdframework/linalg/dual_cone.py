@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from jdframework.errors import SolverError
 from jdframework.linalg.foreign import foreign_nonnegative_qp
 from jdframework.linalg.host import on_host
 from jdframework.linalg.nonnegative import nonnegative_qp
-from jdframework.linalg.unit_problem import Array
+from jdframework.linalg.unit_problem import Array, Mask
+
+_ROUNDING: Final = 4 * float(np.finfo(np.float64).eps)
 
 
 def project_on_dual_cone(
@@ -37,16 +42,27 @@ def project_on_dual_cone(
     tensor([[1.0000, 0.2500],
             [1.0000, 1.0000]])
     """
-    project = _project if solver == "exact" else partial(_project_with, solver)
-    return on_host(project, gramian, vectors, shape=tuple(vectors.shape))
+    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
+    return on_host(partial(_project, solve), gramian, vectors, shape=tuple(vectors.shape))
 
 
-def _project(gramian: Array, vectors: Array) -> Array:
-    return vectors + nonnegative_qp(gramian, gramian @ vectors.T).T
+def _project(solve: Callable[[Array, Array], Array], gramian: Array, vectors: Array) -> Array:
+    linear = gramian @ vectors.T
+    try:
+        return vectors + solve(gramian, linear).T
+    except SolverError:
+        vanishing = _vanishing(gramian, vectors, linear)
+        if not vanishing.any():
+            raise
+        linear[:, vanishing] = 0.0
+        return vectors + solve(gramian, linear).T
 
 
-def _project_with(solver: str, gramian: Array, vectors: Array) -> Array:
-    return vectors + foreign_nonnegative_qp(solver, gramian, gramian @ vectors.T).T
+def _vanishing(gramian: Array, vectors: Array, linear: Array) -> Mask:
+    """Which ``Jᵀu`` are zero but for rounding, by which the problem may be unbounded below."""
+    norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
+    noise = _ROUNDING * len(norms) * np.abs(vectors) @ norms
+    return np.asarray((np.abs(linear) <= norms[:, None] * noise).all(axis=0))
 
 
 def cone_residual(gramian: Array, vectors: Array, solutions: Array) -> float:

@@ -28,6 +28,10 @@ _ACCEPTED: Final = 1e-9
 """The largest residual, beyond rounding, that is handed back."""
 _TOWARDS_ZERO: Final = 0.99
 """The largest share of itself that an entry loses in one step."""
+_HARDLY: Final = 1e-5
+"""A rounding error up to this share of an equation does not hide that it is unsolved."""
+_POLISHES: Final = 4
+"""How often; full steps of Newton's method double the digits."""
 _LOCAL: Final = 1e-9
 """A decrement below this share of the barrier means full steps: the decrease drowns in rounding."""
 
@@ -116,6 +120,8 @@ def _to_the_end(matrix: Array, weights: Array, power: float, point: Array) -> Ar
         point = _start(matrix, weights, power)
     point, reached = _newton(matrix, weights, power, _STEPS, point)
     if not reached <= _ACCEPTED:
+        point, reached = _polished(matrix, weights, power, point)
+    if not reached <= _ACCEPTED:
         raise SolverError(
             f"no fair weights were found: the residual of their equations is {reached:.1e} "
             f"(m = {len(matrix)}, alpha = {1.0 / power:g}, "
@@ -141,23 +147,56 @@ def _newton(
     with np.errstate(all="ignore"):  # powers may overflow: the residual will tell
         for left in range(steps, -1, -1):
             product, pull = matrix @ point, weights * point**-power
-            reached = _residual(product, pull, sizes @ point)
+            spread = sizes @ point
+            reached = _residual(product, pull, spread)
             if not left or not reached > _AIM:
                 break
-            point = point * (1.0 + _step(matrix, weights, power, point, product, pull))
+            unsure = len(point) * _EPSILON * float(point @ spread)
+            point = point * (1.0 + _step(matrix, weights, power, point, product, pull, unsure))
     return point, reached
 
 
+def _polished(matrix: Array, weights: Array, power: float, point: Array) -> tuple[Array, float]:
+    """Solves the equations that rounding hardly touches once more, the other entries as they are.
+
+    Rows that nearly cancel out have large entries, whose rounding errors each step of all entries
+    carries over to the other rows.
+
+    :return: ``z``, and the residual that it reaches.
+    """
+    sizes = np.abs(matrix)
+    with np.errstate(all="ignore"):
+        for _ in range(_POLISHES):
+            product, pull, spread = matrix @ point, weights * point**-power, sizes @ point
+            sure = 4 * len(point) * _EPSILON * spread <= _HARDLY * pull
+            own, near, strength = matrix[np.ix_(sure, sure)], point[sure], pull[sure]
+            downhill = near * (strength - product[sure])
+            curvature = own * near * near[:, None]
+            point = point.copy()
+            point[sure] = near * (1.0 + _direction(curvature, power * near * strength, downhill))
+        return point, _residual(matrix @ point, weights * point**-power, sizes @ point)
+
+
 def _step(
-    matrix: Array, weights: Array, power: float, point: Array, product: Array, pull: Array
+    matrix: Array,
+    weights: Array,
+    power: float,
+    point: Array,
+    product: Array,
+    pull: Array,
+    unsure: float,
 ) -> Array:
-    """By which share of itself each entry changes."""
+    """By which share of itself each entry changes.
+
+    :param unsure: The rounding error of the objective, where rows nearly cancel out. A decrease
+        below that cannot be seen.
+    """
     barrier = point * pull
     downhill = barrier - point * product
     direction = _direction(matrix * point * point[:, None], power * barrier, downhill)
     decrement = float(downhill @ direction)
     size = min(1.0, _TOWARDS_ZERO / max(float(-direction.min()), _TOWARDS_ZERO))
-    if decrement <= _LOCAL * float(barrier.sum()):
+    if decrement <= max(_LOCAL * float(barrier.sum()), unsure):
         return np.asarray(size * direction)
     before = _objective(matrix, weights, power, point)
     while size > _LOCAL:

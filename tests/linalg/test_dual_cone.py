@@ -144,3 +144,17 @@ def test_the_residual_sees_each_kind_of_violation() -> None:
     conflicting = cone_residual(matrix, unit, np.array([[1.0, 0.0]]))
     too_much = cone_residual(matrix, unit, np.array([[1.0, 0.9]]))
     assert (below_u, conflicting, too_much) == pytest.approx((0.1, 0.5, 0.4))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_combination_that_vanishes_stays_as_it_is(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    m = 3 + seed % 10
+    rows = torch.randn(m, 20, generator=generator, dtype=torch.float64)
+    rows[-1] = -rows[:-1].sum(0)
+    noise = torch.randn(m, m, generator=generator, dtype=torch.float64)
+    gramian = rows @ rows.T
+    gramian += 1e-16 * gramian.diagonal().max() * (noise + noise.T)
+    equal = torch.full((1, m), 1 / m, dtype=torch.float64)
+    found = project_on_dual_cone(gramian, equal)
+    assert float(found @ gramian @ found.T) <= 1e-12 * float(gramian.diagonal().max())

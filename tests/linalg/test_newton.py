@@ -108,5 +108,16 @@ def test_what_is_not_finite_gives_nan(value: float) -> None:
 def test_a_failure_is_a_solver_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newton, "_ORDINARY", 1)
     monkeypatch.setattr(newton, "_STEPS", 1)
+    monkeypatch.setattr(newton, "_POLISHES", 0)
     with pytest.raises(SolverError, match="m = 5, alpha = 1"):
         solved(gramian("normal", 5))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_that_nearly_cancel_out_leave_the_others_exact(seed: int, alpha: float) -> None:
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((3 + seed % 4, 20))
+    rows[1] = 3e-6 * generator.standard_normal(20) - 3.0 * rows[0]
+    matrix = rows @ rows.T
+    check(matrix, solved(matrix, alpha), alpha)
