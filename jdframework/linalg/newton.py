@@ -169,6 +169,8 @@ def _polished(matrix: Array, weights: Array, power: float, point: Array) -> tupl
         for _ in range(_POLISHES):
             product, pull, spread = matrix @ point, weights * point**-power, sizes @ point
             sure = 4 * len(point) * _EPSILON * spread <= _HARDLY * pull
+            if not sure.any():
+                break
             own, near, strength = matrix[np.ix_(sure, sure)], point[sure], pull[sure]
             downhill = near * (strength - product[sure])
             curvature = own * near * near[:, None]
