@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from torch import nn
 
 from jdframework.errors import ConfigError
 from jdframework.protocols import TreatsGroups
+
+_ORDINARY: Final = nn.Module.parameters, nn.Module.named_parameters
 
 
 def checked(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
@@ -27,14 +29,32 @@ def checked(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
 
 
 def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """The parameters that require gradients now, as engines have them."""
-    found = (p for module in modules for p in module.parameters() if p.requires_grad)
+    """The parameters that require gradients now, each once, in their order."""
+    found = (p for module in modules for p in _parameters(module) if p.requires_grad)
     return list(dict.fromkeys(found))
+
+
+def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What ``module.parameters()`` gives, which makes up a name for each: here, in no time."""
+    cls = type(module)
+    if (cls.parameters, cls.named_parameters) != _ORDINARY:
+        yield from module.parameters()
+        return
+    pending: list[nn.Module | None] = [module]
+    seen = set()
+    while pending:
+        layer = pending.pop()
+        if layer is None or layer in seen:
+            continue
+        seen.add(layer)
+        yield from (p for p in layer._parameters.values() if p is not None)
+        pending.extend(reversed(layer._modules.values()))
 
 
 def bind(method: Any, modules: Sequence[nn.Module]) -> None:
     """Tells a method that treats groups of parameters apart which there are now."""
-    if isinstance(method, TreatsGroups):
+    # The class is asked first: asking a module for what it does not have takes its time.
+    if hasattr(type(method), "groups") and isinstance(method, TreatsGroups):
         names = parameter_names(modules)
         method.bind([names[id(p)] for p in trained(modules)], list(names.values()))
 

@@ -18,6 +18,7 @@ from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.names import Kind, Need
 from jdframework.outcome import Check, Forecast, Outcome
+from jdframework.shared_modules import trained
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
@@ -88,8 +89,7 @@ class Engine(ABC):
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The modules' parameters that require gradients now, each once, in their order."""
-        found = (p for module in self.modules for p in module.parameters() if p.requires_grad)
-        return list(dict.fromkeys(found))
+        return trained(self.modules)
 
     @abstractmethod
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
