@@ -106,9 +106,10 @@ def test_search_finds_a_method(open_page: Open, width: int) -> None:
     page = open_page(width=width)
     if width < 1000:
         page.locator("label.md-header__button[for=__search]").click()
-    page.locator(".md-search__input").fill("imtl")
+    page.wait_for_load_state("networkidle")  # what is typed before the index is there is lost
+    page.locator(".md-search__input").press_sequentially("imtl", delay=200)
     results = page.locator("a.md-search-result__link")
-    results.first.wait_for()
+    results.first.wait_for(timeout=90_000)
     links = [results.nth(i).get_attribute("href") for i in range(results.count())]
     assert any("methods/imtl" in link for link in links)
 
