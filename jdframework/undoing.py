@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, cast
@@ -13,16 +14,12 @@ from torch import Tensor, nn
 from jdframework.bases import Remembering
 
 
-class GradientsUndone:
-    """A context that puts ``.grad`` back as it was if its body raises.
+class Undone(ABC):
+    """A context that undoes what its body did if that raises."""
 
-    :param leaves: The tensors whose ``.grad`` the body may change.
-    """
-
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._before = [
-            (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.clone()) for leaf in leaves
-        ]
+    @abstractmethod
+    def undo(self) -> None:
+        """Puts everything back as it was when this was made."""
 
     def __enter__(self) -> None:
         pass
@@ -34,13 +31,28 @@ class GradientsUndone:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            return
+        if kind is not None:
+            self.undo()
+
+
+class GradientsUndone(Undone):
+    """A context that puts ``.grad`` back as it was if its body raises.
+
+    :param leaves: The tensors whose ``.grad`` the body may change.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._before = [
+            (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.clone()) for leaf in leaves
+        ]
+
+    def undo(self) -> None:
+        """Puts it back."""
         for leaf, grad, copied in self._before:
             leaf.grad = grad if grad is None or copied is None else grad.copy_(copied)
 
 
-class StateUndone:
+class StateUndone(Undone):
     """A context that puts a method's state back as it was if its body raises.
 
     What :class:`~jdframework.bases.Remembering` keeps may be as large as the Jacobian; it is
@@ -62,18 +74,8 @@ class StateUndone:
             if type(owner).get_extra_state is not nn.Module.get_extra_state:
                 self._extra.append((owner, copy.deepcopy(owner.get_extra_state())))
 
-    def __enter__(self) -> None:
-        pass
-
-    @torch.no_grad()
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            return
+    def undo(self) -> None:
+        """Puts it back."""
         for owner, name, tensor, copied in self._before:
             if tensor is not None and copied is not None:
                 tensor.copy_(copied)

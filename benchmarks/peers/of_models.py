@@ -190,7 +190,7 @@ def limits_of_vmap() -> Row:
         return found
 
     def custom(model: nn.Sequential) -> Tensor:
-        found: Tensor = Squared.apply(model(x)).mean(0)  # type: ignore[no-untyped-call]
+        found: Tensor = Squared.apply(model(x)).mean(0)  # type: ignore[no-untyped-call]  # torch's
         return found
 
     def sparse(model: nn.Sequential) -> Tensor:

@@ -34,7 +34,7 @@ class _Silent(SimpleHTTPRequestHandler):
         with suppress(ConnectionError):
             super().handle()
 
-    def log_message(self, format: str, *_: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *_: Any) -> None:  # noqa: A002  # the library's name
         """Says nothing of each request."""
 
 
