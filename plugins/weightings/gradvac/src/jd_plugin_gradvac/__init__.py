@@ -153,6 +153,7 @@ def _turned(orders: Orders, eps: float, cosines: Array, targets: Array) -> tuple
     seen = np.empty_like(targets)
     turned, products = np.eye(len(cosines)), cosines.copy()  # the latter: turned @ cosines
     rows = np.arange(len(cosines))
+    space = np.empty_like(cosines)  # fresh memory in every turn can cost ten times the turn
     for turn, others in enumerate(orders.T):
         squares = np.einsum("ik,ik->i", products, turned)
         lengths = np.sqrt(np.maximum(squares, 0.0))
@@ -161,7 +162,9 @@ def _turned(orders: Orders, eps: float, cosines: Array, targets: Array) -> tuple
         wanted = of_sine[:, turn] * _sine(cosine) - of_cosine[:, turn] * cosine
         added = np.where(cosine < targets[:, turn], lengths * wanted, 0.0)
         turned[rows, others] = added
-        products += added[:, None] * cosines[others]
+        np.take(cosines, others, axis=0, out=space, mode="clip")
+        np.multiply(space, added[:, None], out=space)
+        products += space
         seen[:, turn] = cosine
     return turned, seen
 

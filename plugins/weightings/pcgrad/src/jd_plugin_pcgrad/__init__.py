@@ -84,7 +84,9 @@ def _projected(orders: Orders, cosines: Array) -> Array:
     """Row ``i``: the projected ``g_i / |g_i|``, in terms of the unit gradients."""
     projected = np.eye(len(cosines))
     rows = np.arange(len(cosines))
+    space = np.empty_like(cosines)  # fresh memory in every turn can cost ten times the turn
     for others in orders.T:
-        products = np.einsum("ik,ik->i", projected, cosines[others])
+        np.take(cosines, others, axis=0, out=space, mode="clip")
+        products = np.einsum("ik,ik->i", projected, space)
         projected[rows, others] -= np.minimum(products, 0.0)
     return projected
