@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.host import on_host
+from jdframework.linalg.low_rank import low_rank_factor
 from jdframework.linalg.nonnegative import nonnegative_qp
-from jdframework.linalg.unit_problem import Array
+from jdframework.linalg.pivoting import exchanged
+from jdframework.linalg.unit_problem import Array, ridge, rounding, unit_rows, violation
+
+_MANY: Final = 32
+"""Above this size, a quick way is tried first."""
+_AIM: Final = 1e-12
+"""The KKT residual, beyond rounding, above which its result is not taken."""
 
 
 def min_norm_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
@@ -43,6 +52,10 @@ def min_norm_point(gramian: Array) -> Array:
     if len(gramian) == 2:
         return _min_norm_of_two(gramian)
     gramian = gramian / squares.max()  # which changes no weight, and cannot overflow below
+    if len(gramian) > _MANY:
+        found = _min_norm_of_many(gramian)
+        if found is not None:
+            return found
     smallest = gramian.diagonal().min()
     weights = nonnegative_qp(gramian + smallest, np.full((len(gramian), 1), -smallest))[:, 0]
     return np.asarray(weights / weights.sum())
@@ -54,6 +67,44 @@ def _min_norm_of_two(gramian: Array) -> Array:
         return np.array([first <= second, first > second], dtype=np.float64)
     weights = np.array([second - product, first - product])
     return np.asarray(weights / weights.sum())
+
+
+def _min_norm_of_many(gramian: Array) -> Array | None:
+    """The quick ways, for ``y = |g| a``; None where neither ends at the optimum.
+
+    Nearly all of many independent rows have a weight, so that exchanging the wrong signs of
+    all-positive ends after a few systems of equations. Of dependent rows no more than their rank
+    and one need a weight: Lawson and Hanson's algorithm finds them one by one, by a factor with as
+    many rows as the rank.
+    """
+    unit, norms = unit_rows(gramian)
+    factor = low_rank_factor(unit)
+    if factor is None:
+        return None
+    sums = norms.min() / norms
+    if len(factor) == len(unit):
+        every = np.ones((len(unit), 1), dtype=bool)
+        solution = exchanged(unit + sums * sums[:, None], sums[:, None], every)[:, 0]
+    else:
+        solution = _fitted(np.vstack([factor, sums]))
+    solution[solution < ridge(len(unit)) * solution.max()] = 0.0  # rounding of a zero
+    slope = factor.T @ (factor @ solution) + sums * (sums @ solution - 1.0)
+    if violation(solution, slope) > _AIM + rounding(solution):
+        return None
+    weights = solution * sums
+    return np.asarray(weights / weights.sum())
+
+
+def _fitted(upper: Array) -> Array:
+    """``argmin ‖Fy‖² + (s·y - 1)²`` over ``y >= 0``, of ``F`` and ``s`` below it."""
+    import scipy.optimize
+
+    target = np.zeros(len(upper))
+    target[-1] = 1.0
+    try:
+        return np.asarray(scipy.optimize.nnls(upper, target, maxiter=50 * len(upper))[0])
+    except RuntimeError:  # too many iterations: the residual will tell
+        return np.zeros(upper.shape[1])
 
 
 def duality_gap(gramian: Array, weights: Array) -> float:

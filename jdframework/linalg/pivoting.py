@@ -37,17 +37,49 @@ def pivoted(unit: Array, linear: Array, patience: int = 0) -> Array:
         exchanges only its last one, which in exact arithmetic always ends (Murty 1974).
     :return: ``[m, k]``.
     """
+    definite = unit + _PULL * np.eye(len(unit))
     solution = np.zeros_like(linear)
     left = np.arange(linear.shape[1])
     for steps in _STEPS:
         columns = linear[:, left]
-        found = _exchange(unit, columns, _guess(unit, columns, steps), patience)
+        guess = _guess(unit, columns, steps)
+        found = exchanged(definite, _PULL * guess - columns, guess > 0.0, patience)
         settled = kkt_residual(unit, columns, found) <= _SETTLED
         solution[:, left[settled]] = found[:, settled]
         left = left[~settled]
         if not left.size:
             break
     return solution
+
+
+def exchanged(definite: Array, target: Array, free: Mask, patience: int = 0) -> Array:
+    """Exchanges wrong signs while a column has fewer of them than ever before, or patience.
+
+    :param definite: ``H`` ``[m, m]``, positive definite.
+    :param target: ``-q`` ``[m, k]``.
+    :param free: ``[m, k]``, the first guess of the variables that are positive.
+    :param patience: As in :func:`pivoted`.
+    :return: ``[m, k]``, non-negative; the solution where the exchanges have come to an end.
+    """
+    free = free.copy()
+    solution = np.zeros_like(target)
+    left = np.arange(target.shape[1])
+    fewest = np.full_like(left, len(definite) + 1)
+    tries = np.full_like(left, patience)
+    while left.size:
+        right, signs = target[:, left], free[:, left]
+        found = solve_free(definite, right, signs)
+        tolerance = _SIGN * (1.0 + np.abs(found).max(axis=0))
+        wrong = np.where(signs, found, definite @ found - right) < -tolerance
+        solution[:, left] = found
+        count = wrong.sum(axis=0)
+        better = count < fewest[left]
+        tries[left] -= ~better
+        fewest[left] = np.minimum(fewest[left], count)
+        going = (count > 0) & (tries[left] >= 0)
+        left, wrong = left[going], np.where(better, wrong, _last_true(wrong))[:, going]
+        free[:, left] ^= wrong
+    return np.maximum(solution, 0.0)
 
 
 def solve_free(definite: Array, right: Array, free: Mask) -> Array:
@@ -82,31 +114,6 @@ def _guess(unit: Array, linear: Array, steps: int) -> Array:
         point = np.maximum(dual, 0.0)
         dual -= point
     return point.astype(np.float64)
-
-
-def _exchange(unit: Array, linear: Array, guess: Array, patience: int) -> Array:
-    """Exchanges wrong signs while a column has fewer of them than ever before, or patience."""
-    definite = unit + _PULL * np.eye(len(unit))
-    target = _PULL * guess - linear
-    free = guess > 0.0
-    solution = np.zeros_like(linear)
-    left = np.arange(linear.shape[1])
-    fewest = np.full_like(left, len(unit) + 1)
-    tries = np.full_like(left, patience)
-    while left.size:
-        right, signs = target[:, left], free[:, left]
-        found = solve_free(definite, right, signs)
-        tolerance = _SIGN * (1.0 + np.abs(found).max(axis=0))
-        wrong = np.where(signs, found, definite @ found - right) < -tolerance
-        solution[:, left] = found
-        count = wrong.sum(axis=0)
-        better = count < fewest[left]
-        tries[left] -= ~better
-        fewest[left] = np.minimum(fewest[left], count)
-        going = (count > 0) & (tries[left] >= 0)
-        left, wrong = left[going], np.where(better, wrong, _last_true(wrong))[:, going]
-        free[:, left] ^= wrong
-    return np.maximum(solution, 0.0)
 
 
 def _last_true(mask: Mask) -> Mask:

@@ -101,7 +101,16 @@ def kkt_residual(matrix: Array, linear: Array, solution: Array) -> Array:
     :param solution: ``[m, k]``.
     :return: ``[k]``.
     """
-    slope = matrix @ solution + linear
+    return violation(solution, matrix @ solution + linear)
+
+
+def violation(solution: Array, slope: Array) -> Array:
+    """The KKT residual of a solution at which the objective has this slope.
+
+    :param solution: ``[m, k]``.
+    :param slope: ``[m, k]``.
+    :return: ``[k]``.
+    """
     unmet = np.where(solution > 0.0, np.abs(slope), -slope)
     return np.asarray(np.maximum(unmet, -solution).max(axis=0, initial=0.0))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from torch import Tensor
 
 from jdframework.errors import SolverError
-from jdframework.linalg import min_norm_weights, nonnegative
+from jdframework.linalg import min_norm, min_norm_weights, nonnegative
 from jdframework.linalg.min_norm import duality_gap
 from jdframework.linalg.unit_problem import Array
 from jdframework.testing.strategies import REPEATABLE, gramians
@@ -38,6 +38,27 @@ def test_of_ordinary_problems_no_gap_needs_an_excuse(problem: str, m: int) -> No
     products = matrix @ weights_of(matrix)
     value = weights_of(matrix) @ products
     assert (value - products.min()) / value <= 1e-10
+
+
+@pytest.mark.parametrize("problem", ["normal", "mild", "hard", "duplicates", "opposites"])
+@pytest.mark.parametrize("m", [40, 128, 256])
+def test_the_quick_ways_end_where_the_general_one_does(
+    problem: str, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = gramian(problem, m)
+    quick = weights_of(matrix)
+    monkeypatch.setattr(min_norm, "_MANY", m)
+    general = weights_of(matrix)
+    assert duality_gap(matrix, quick) <= 1e-9
+    difference = quick - general
+    assert difference @ matrix @ difference <= 1e-20 * matrix.diagonal().min()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_dependent_rows_in_single_precision_zero_is_found(seed: int) -> None:
+    rows = np.random.default_rng(seed).standard_normal((200, 60)).astype(np.float32)
+    weights = weights_of((rows @ rows.T).astype(np.float64))
+    assert np.linalg.norm(weights @ rows) <= 1e-5 * np.linalg.norm(rows, axis=1).min()
 
 
 @REPEATABLE
