@@ -61,7 +61,8 @@ def _row(subject: Subject, size: int, device: str, rounds: int) -> Mapping[str, 
         "gramian": lambda: engine.compute_gramian(losses(hooked)),
         "step": lambda: engine.backward(losses(hooked), weighting),
     }
-    times = measured(runs, rounds)
+    # Before each of them the same forward pass: what comes after a longer one pays for its traces.
+    times = measured(runs, rounds, prepare=partial(losses, copy.deepcopy(bare)))
     ordinary = times.pop("ordinary")
     taken = {name: _share(own, ordinary) for name, own in times.items()}
     forward, passing = taken["forward"], taken["to the layers"] - taken["forward"]

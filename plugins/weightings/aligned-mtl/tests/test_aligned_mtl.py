@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from scipy.linalg.lapack import dgejsv
+from threadpoolctl import ThreadpoolController, threadpool_limits
 from torch import Tensor
 
 import jdframework as jd
@@ -172,3 +174,18 @@ def test_torchjd_drops_a_short_gradient() -> None:
         ours(jacobian), torch.full_like(jacobian[0], 5e-10), atol=0.0, rtol=1e-9
     )
     torch.testing.assert_close(theirs(jacobian), torch.tensor([0.5, 0.0]).double())
+
+
+def test_four_gradients_wake_no_thread_of_lapack(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        libraries = ThreadpoolController().select(user_api="blas").info()
+        seen.extend(library["num_threads"] for library in libraries)
+        return dgejsv(*given, **options)
+
+    monkeypatch.setattr("scipy.linalg.lapack.dgejsv", watched)
+    jacobian = rows(4, 2, seed=0)
+    with threadpool_limits(2, user_api="blas"):
+        jd.weighting("aligned-mtl")(jacobian @ jacobian.T)
+    assert set(seen) == {1}

@@ -16,6 +16,7 @@ from jdframework.bases import GramianWeighting, PreferenceConfig, Preferring
 from jdframework.config import Paper
 from jdframework.errors import SolverError
 from jdframework.linalg import carried_precision, on_host
+from jdframework.linalg.threads import one_thread
 
 __all__ = ["AlignedMTL", "AlignedMTLConfig"]
 
@@ -116,7 +117,8 @@ def _singular(factor: _Array) -> tuple[_Array, _Array]:
 
     if not factor.size:
         return np.zeros(0), factor
-    values, vectors, _, scales, _, status = dgejsv(factor, **_FULL_ACCURACY)
+    with one_thread():
+        values, vectors, _, scales, _, status = dgejsv(factor, **_FULL_ACCURACY)
     if status != 0:
         raise SolverError(
             f"aligned-mtl: LAPACK's dgejsv found no singular values of the Gramian's factor "
