@@ -41,9 +41,9 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
         another path leads there.
     :raises UnsupportedModelError: if reentrant activation checkpointing hides part of the graph.
     """
-    stops = {_place(get_gradient_edge(tensor)) for tensor in stop_at if tensor.requires_grad}
-    edges = [get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad]
-    pending = [_place(edge) for edge in reversed(edges)]
+    stops = {place_of(tensor) for tensor in stop_at if tensor.requires_grad}
+    places = [place_of(tensor) for tensor in tensors if tensor.requires_grad]
+    pending = places[::-1]
     nodes: dict[Node, None] = {}
     leaves: list[Tensor] = []
     while pending:
@@ -69,7 +69,12 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
     return graph_of(tensors, stop_at).leaves
 
 
-def _place(edge: GradientEdge) -> tuple[Node, int]:
+def place_of(tensor: Tensor) -> tuple[Node, int]:
+    """The operation that a tensor comes out of, and as which of its outputs.
+
+    :param tensor: One that requires gradients.
+    """
+    edge = get_gradient_edge(tensor)
     return edge.node, edge.output_nr
 
 

@@ -131,8 +131,8 @@ class Descent:
         :return: What the step did.
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
             if the method needs ``independent`` batches and the right number of them with the same
-            objectives is not given; if ``features`` is empty, or one of them has no graph; if
-            ``on="features"`` and there are no features.
+            objectives is not given; if ``features`` is empty, or has a tensor twice or one without
+            a graph; if ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).

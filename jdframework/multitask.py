@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.autograd_graph import gradients, graph_of, leaves_of, weighted_starts, without
+from jdframework.autograd_graph import (
+    gradients,
+    graph_of,
+    leaves_of,
+    place_of,
+    weighted_starts,
+    without,
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,12 @@ def check_features(features: Sequence[Tensor]) -> None:
     """Refuses features that no graph can be cut at.
 
     :param features: The shared representation, one tensor or several.
-    :raises ValueError: if there is none, or one has no graph.
+    :raises ValueError: if there is none, one is given twice, or one has no graph.
     """
     if not features:
         raise ValueError("features is empty: give the shared representation, or leave it out")
+    if len({id(feature) for feature in features}) < len(features):
+        raise ValueError("features contains a tensor more than once")
     for position, feature in enumerate(features):
         if not feature.requires_grad:
             raise ValueError(
@@ -62,6 +71,26 @@ def bypassing(
     return any(graph.reaches(parameter) for parameter in shared_params)
 
 
+def nested(features: Sequence[Tensor]) -> bool:
+    """Whether one of the features was computed from another, as the levels of a backbone are."""
+    if len(features) == 1:
+        return False
+    places = {place_of(feature) for feature in features}
+    return any(not places.isdisjoint(node.next_functions) for node in graph_of(features).nodes)
+
+
+def separating(
+    losses: Sequence[Tensor], features: Sequence[Tensor], shared_params: Sequence[Tensor]
+) -> bool:
+    """Whether the trunk's Jacobian follows from the losses' derivatives by each feature.
+
+    :param losses: One per task.
+    :param features: The shared representation.
+    :param shared_params: The trunk's parameters.
+    """
+    return not (nested(features) or bypassing(losses, features, shared_params))
+
+
 def cut_at(
     features: Sequence[Tensor],
     losses: Sequence[Tensor],
@@ -74,7 +103,8 @@ def cut_at(
     """Takes each loss back to the features once, and gives the heads' gradients.
 
     Where a loss reaches a shared parameter past the features, too, going on from the features
-    would miss a term: the trunk is then to be differentiated from the losses themselves.
+    would miss a term, and where a feature was computed from another, it would count one twice: the
+    trunk is then to be differentiated from the losses themselves.
 
     :param features: The shared representation.
     :param losses: One per task; scalars, unless ``grad_tensors`` are given.
@@ -83,7 +113,7 @@ def cut_at(
     :param grad_tensors: Per task, what to start from instead of 1.
     :param retain_graph: Whether the graph past the features can be used again.
     """
-    direct = bypassing(losses, features, shared_params)
+    direct = not separating(losses, features, shared_params)
     starts = [None] * len(losses) if grad_tensors is None else [[start] for start in grad_tensors]
     rows: list[list[Tensor | None]] = []
     heads: dict[int, tuple[Tensor, Tensor | None]] = {}

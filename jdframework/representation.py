@@ -13,7 +13,14 @@ from jdframework.autograd_graph import gradients
 from jdframework.bases import Engine
 from jdframework.combination import combine
 from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import as_scalars, bypassing, check_features, cut_at, head_params
+from jdframework.multitask import (
+    as_scalars,
+    bypassing,
+    check_features,
+    cut_at,
+    head_params,
+    nested,
+)
 from jdframework.objectives import check_differentiable, objectives
 from jdframework.outcome import Check, Outcome
 
@@ -55,7 +62,8 @@ class Representation(Engine):
         """See :meth:`jdframework.bases.Engine.update`; the Gramian is that of the features.
 
         :raises ValueError: if there are no features, or one has no graph.
-        :raises UnsupportedModelError: if a loss depends on the trunk past the features, too.
+        :raises UnsupportedModelError: if a loss depends on the trunk past the features, too, or a
+            feature was computed from another.
         """
         found = _checked_features(features)
         given = objectives(losses)
@@ -65,6 +73,11 @@ class Representation(Engine):
             raise UnsupportedModelError(
                 "a loss depends on a shared parameter past the features, too (tied weights), which "
                 "on='features' would miss: use on='parameters'"
+            )
+        if nested(found):
+            raise UnsupportedModelError(
+                "a feature was computed from another, whose part in the losses on='features' would "
+                "count twice: give only the last, or use on='parameters'"
             )
         heads = head_params(scalars, found, shared)
         cut = cut_at(found, scalars, heads, shared, retain_graph=retain_graph)

@@ -228,6 +228,21 @@ class TestFeatures:
             found.append(trunk[0].weight.grad.clone())
         torch.testing.assert_close(found[0], found[1])
 
+    @pytest.mark.parametrize("engine", ["autojac", "autogram", "chunked"])
+    def test_several_levels_of_a_backbone_give_the_gradients_of_none(self, engine: str) -> None:
+        trunk, heads, x = multitask()
+        found = []
+        for cut in (True, False):
+            trunk.zero_grad()
+            low = trunk[0](x)
+            high = trunk[2](trunk[1](low))
+            losses = task_losses(heads, high)
+            losses["low"] = (low.mean() * high).mean()
+            levels = [low, high] if cut else None
+            step = jd.Descent(trunk, "upgrad", engine=engine).backward(losses, features=levels)
+            found.append([step.gramian, trunk[0].weight.grad.clone()])
+        torch.testing.assert_close(found[0], found[1])
+
     def test_several_modules_may_share_the_objectives(self) -> None:
         trunk, heads, x = multitask()
         descent = jd.Descent([trunk[0], trunk[2]], "upgrad")

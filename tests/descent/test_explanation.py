@@ -13,6 +13,8 @@ import jdframework as jd
 from jdframework import memory
 from jdframework.bases import Engine, EngineConfig
 
+FEATURE = torch.ones(3, requires_grad=True)
+
 
 def model_of(*layers: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
@@ -237,6 +239,7 @@ def test_wrong_losses_are_one_clear_sentence(
             torch.ones(3),
             r"features\[0\] of shape \[3\] does not require gradients: give the output",
         ),
+        ([FEATURE, FEATURE], "features contains a tensor more than once"),
     ],
 )
 def test_wrong_features_are_one_clear_sentence_here_and_in_a_step(

@@ -222,6 +222,16 @@ def test_tied_weights_past_the_features_are_refused() -> None:
         jd.Descent(trunk, "mgda", on="features").backward(losses, features=features)
 
 
+def test_a_feature_that_was_computed_from_another_is_refused() -> None:
+    trunk, heads, x = made()
+    low = trunk.first(x)
+    high = trunk.second(low)
+    with pytest.raises(jd.UnsupportedModelError, match="a feature was computed from another"):
+        jd.Descent(trunk, "mgda", on="features").backward(
+            losses_of(heads, high), features=[low, high]
+        )
+
+
 def test_a_wrapped_model_is_refused_by_name() -> None:
     class DistributedDataParallel(nn.Module):
         pass

@@ -238,6 +238,17 @@ class TestMtlBackward:
         torch.testing.assert_close(first.weight.jac, expected[0])
         torch.testing.assert_close(second.weight.jac, expected[1])
 
+    @pytest.mark.parametrize("retain_graph", [False, True])
+    def test_a_feature_that_was_computed_from_another_counts_once(self, retain_graph: bool) -> None:
+        low, high = nn.Linear(3, 4).double(), nn.Linear(4, 4).double()
+        first = low(torch.randn(5, 3, dtype=torch.float64)).tanh()
+        second = high(first).tanh()
+        losses = [(first * second).mean(), second.square().mean()]
+        expected = jd.jac(losses, [low.weight, high.weight], retain_graph=True)
+        jd.mtl_backward(losses, [first, second], retain_graph=retain_graph)
+        torch.testing.assert_close(low.weight.jac, expected[0])
+        torch.testing.assert_close(high.weight.jac, expected[1])
+
     def test_features_that_are_one_output_of_several_are_cut_exactly(self) -> None:
         trunk = nn.Linear(3, 4).double()
         x = torch.randn(5, 3, dtype=torch.float64)

@@ -12,7 +12,7 @@ from jdframework.autograd_graph import Graph, graph_of
 from jdframework.bases import EngineConfig, JacobianEngine
 from jdframework.bases.jacobian_engine import checked_losses
 from jdframework.batching import tell_fallback
-from jdframework.multitask import bypassing
+from jdframework.multitask import separating
 from jdframework.outcome import Forecast
 from jdframework.retained_gradients import RETAINED, drop_dead_gradients, leaving_grad_alone
 
@@ -95,7 +95,7 @@ class Autojac(JacobianEngine):
         m = sum(output.numel() for output in outputs)
         is_batch, cut = len(outputs) == 1, outputs
         if features is not None:
-            is_batch, cut = not bypassing(outputs, features, parameters), list(features)
+            is_batch, cut = separating(outputs, features, parameters), list(features)
         graph = graph_of(cut)
         used = [tensor for tensor in parameters if graph.reaches(tensor)]
         chunk = self._chunk(m, is_batch, used, graph.operations)
