@@ -15,10 +15,13 @@ from jdframework.names import nearest
 class Config(BaseModel):
     """Base of every method's settings: typed, bounded, frozen, nothing unknown accepted.
 
-    Every field carries a description; ``jd show`` and the documentation print it.
+    Every number is finite, or JSON could not have it. Every field carries a description;
+    ``jd show`` and the documentation print it.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, strict=False, allow_inf_nan=False
+    )
 
 
 class Paper(BaseModel):

@@ -62,6 +62,14 @@ def test_a_mistake_within_a_list_says_where() -> None:
         jd.weighting("constant", weights=[1.0, "b"])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_does_not_have_is_refused_in_numbers_and_in_lists(value: float) -> None:
+    with pytest.raises(jd.ConfigError, match="reg_eps = .* was given, but input should be a finit"):
+        jd.weighting("upgrad", reg_eps=value)
+    with pytest.raises(jd.ConfigError, match="constant: weights.1 = .* but input should be a fini"):
+        jd.weighting("constant", weights=torch.tensor([1.0, value]))
+
+
 def test_an_empty_list_of_weights_is_refused() -> None:
     with pytest.raises(jd.ConfigError, match="constant: weights = "):
         jd.weighting("constant", weights=[])
