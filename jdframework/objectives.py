@@ -91,4 +91,4 @@ def check_differentiable(given: Objectives, argument: str = "losses") -> None:
 
 @lru_cache(maxsize=64)
 def _indices(shape: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(",".join(map(str, index)) for index in product(*map(range, shape))) or ("0",)
+    return tuple(",".join(map(str, index)) for index in product(*map(range, shape or (1,))))

@@ -111,6 +111,12 @@ class TestStep:
         step = jd.Descent(model, "mgda").backward(model(torch.randn(2, 2)).square())
         assert step.names == ("0,0", "0,1", "0,2", "1,0", "1,1", "1,2")
 
+    @pytest.mark.parametrize("shape", [(), (1,)])
+    def test_the_only_objective_is_named_0(self, shape: tuple[int, ...]) -> None:
+        model = nn.Linear(2, 1)
+        loss = model(torch.randn(1, 2)).square().reshape(shape)
+        assert jd.Descent(model, "mgda").backward(loss).names == ("0",)
+
     def test_a_scalarizers_weights_are_its_derivative(self) -> None:
         trunk, heads, x = multitask()
         descent = jd.Descent(trunk, "uw", shape=2)
