@@ -8,11 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from jdframework import multitask, registry
 from jdframework.accumulation import add_to_grad, add_to_jac, jac_of
@@ -318,15 +319,16 @@ def _entries(outputs: list[Tensor]) -> Float[Tensor, " m"]:
     return torch.cat([output.detach().reshape(-1) for output in outputs])
 
 
-_named: set[str] = set()
+_named: Final = WeakIdKeyDictionary()
 
 
 def _name_unreached(given: list[Tensor]) -> None:
-    missing = ", ".join(
-        f"tensors[{position}] of shape {list(tensor.shape)}"
+    missing = {
+        f"tensors[{position}] of shape {list(tensor.shape)}": tensor
         for position, tensor in enumerate(given)
-        if jac_of(tensor) is None
-    )
-    if missing and missing not in _named:
-        _named.add(missing)
-        warnings.warn(f"the losses do not reach {missing}: skipped", UserWarning, stacklevel=3)
+        if jac_of(tensor) is None and tensor not in _named
+    }
+    if missing:
+        _named.update((tensor, True) for tensor in missing.values())
+        what = f"the losses do not reach {', '.join(missing)}: skipped"
+        warnings.warn(what, UserWarning, stacklevel=3)

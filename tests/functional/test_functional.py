@@ -151,7 +151,12 @@ class TestJacToGrad:
         assert q.grad is None
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            jd.jac_to_grad([p, q], "mean")
+            jd.jac_to_grad([p, q], "mean", retain_jac=True)
+        other = parameter(3.0, 4.0, 5.0)
+        with pytest.warns(UserWarning, match=r"do not reach tensors\[2\] of shape \[3\]: skipped"):
+            jd.jac_to_grad([p, q, other], "mean", retain_jac=True)
+        with pytest.warns(UserWarning, match=r"do not reach tensors\[1\] of shape \[3\]: skipped"):
+            jd.jac_to_grad([p, parameter(3.0, 4.0, 5.0)], "mean")
 
     def test_no_jac_at_all_is_an_error(self) -> None:
         with pytest.raises(ValueError, match=r"no tensor has a \.jac field: call jd\.backward"):
