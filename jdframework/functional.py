@@ -56,7 +56,7 @@ def backward(
     tensor([4., 4.])
     """
     method = None if aggregator is None else registry.aggregator(aggregator)
-    outputs = _checked(tensors, "tensors", differentiable=True)
+    outputs = _checked_outputs(tensors, "tensors", jac_tensors)
     starts = _checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
     wanted = leaves_of(outputs) if inputs is None else _checked(inputs, "inputs")
     jacobians = _engine().differentiate(
@@ -113,7 +113,7 @@ def mtl_backward(
     (tensor([ 7., 11.]), tensor(6.))
     """
     method = None if aggregator is None else registry.aggregator(aggregator)
-    outputs = _checked(losses, "losses", differentiable=True)
+    outputs = _checked_outputs(losses, "losses", grad_tensors)
     starts = _checked_grad_tensors(grad_tensors, outputs)
     through = _checked(features, "features", differentiable=True)
     shared = (
@@ -165,7 +165,7 @@ def jac(
     (tensor([[2., 0.],
             [2., 4.]]),)
     """
-    given = _checked(outputs, "outputs", differentiable=True)
+    given = _checked_outputs(outputs, "outputs", jac_outputs)
     wanted = _checked(inputs, "inputs")
     starts = _checked_starts(jac_outputs, given, "jac_outputs", "outputs")
     m = len(starts[0]) if starts is not None else sum(output.numel() for output in given)
@@ -237,6 +237,19 @@ def _checked(
         if not tensor.requires_grad:
             raise ValueError(
                 f"{argument}[{position}] of shape {list(tensor.shape)} does not require gradients"
+            )
+    return found
+
+
+def _checked_outputs(
+    tensors: Tensor | Iterable[Tensor], argument: str, starts: object | None
+) -> list[Tensor]:
+    found = _checked(tensors, argument, differentiable=True)
+    for position, tensor in enumerate(found):
+        if tensor.is_complex() and starts is None:
+            raise ValueError(
+                f"{argument}[{position}] is complex, of which autograd would take the real part "
+                f"alone: give its real part, its imaginary part or its modulus"
             )
     return found
 

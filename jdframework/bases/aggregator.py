@@ -42,7 +42,7 @@ class Aggregator(BaseMethod, ABC):
 
         :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
         :param extra: What else the method needs, by name: ``losses`` ``[m]``.
-        :raises ValueError: if it is not a matrix with at least one row.
+        :raises ValueError: if it is not a matrix with at least one row, or not of floating dtype.
         """
         check_jacobian(self, jacobian)
         try:

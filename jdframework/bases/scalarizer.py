@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from jdframework.bases.method import BaseMethod
-from jdframework.bases.weighting import at_least_float32
+from jdframework.bases.weighting import at_least_float32, check_floating
 from jdframework.config import Config
 from jdframework.names import Kind, Need
 
@@ -29,8 +29,9 @@ class Scalarizer(BaseMethod, ABC):
         """The scalar, differentiable in the losses.
 
         :param losses: Values of any shape, at least one, any floating dtype.
-        :raises ValueError: if there is none.
+        :raises ValueError: if there is none, or they are not of floating dtype.
         """
+        check_floating(self, losses)
         if not losses.numel():
             raise ValueError(f"{self.name} needs at least one loss, but was given none")
         value = super().__call__(losses.to(at_least_float32(losses.dtype)))

@@ -62,8 +62,10 @@ class GramianWeighting(Weighting):
 
         :param gramian: Symmetric and positive semi-definite, ``[m, m]``, any floating dtype.
         :param extra: What else the method needs, by name: ``losses`` ``[m]``.
-        :raises ValueError: if it is not a square matrix with at least one row.
+        :raises ValueError: if it is not a square matrix with at least one row, or not of floating
+            dtype.
         """
+        check_floating(self, gramian)
         if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not len(gramian):
             raise ValueError(
                 f"{self.name} needs a Gramian of shape [m, m] with m >= 1, "
@@ -92,7 +94,7 @@ class JacobianWeighting(Weighting):
 
         :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
         :param extra: What else the method needs, by name.
-        :raises ValueError: if it is not a matrix with at least one row.
+        :raises ValueError: if it is not a matrix with at least one row, or not of floating dtype.
         """
         check_jacobian(self, jacobian)
         return self._weights(jacobian, at_least_float32(jacobian.dtype), extra)
@@ -103,15 +105,26 @@ class JacobianWeighting(Weighting):
 
 
 def check_jacobian(method: BaseMethod, jacobian: Tensor) -> None:
-    """Refuses what is no matrix with at least one row.
+    """Refuses what is no matrix of floating dtype with at least one row.
 
-    :raises ValueError: naming the method and the shape.
+    :raises ValueError: naming the method and the shape, or the dtype.
     """
+    check_floating(method, jacobian)
     if jacobian.ndim != 2 or not len(jacobian):
         raise ValueError(
             f"{method.name} needs a Jacobian of shape [m, n] with m >= 1, "
             f"not {list(jacobian.shape)}"
         )
+
+
+def check_floating(method: BaseMethod, given: Tensor) -> None:
+    """Refuses integers, in whose dtype no weight can be given back, and complex numbers.
+
+    :raises ValueError: naming the method and the dtype.
+    """
+    if not given.is_floating_point():
+        dtype = str(given.dtype).removeprefix("torch.")
+        raise ValueError(f"{method.name} needs real numbers of a floating dtype, not {dtype}")
 
 
 def failure_of(method: BaseMethod, statistic: Tensor, error: Exception) -> SolverError:

@@ -347,3 +347,13 @@ def test_a_weighting_that_looks_at_nothing_costs_no_gramian(
     assert torch.equal(jd.aggregator("mean")(jacobian), torch.tensor([2.0, 4.0]))
     with pytest.raises(AssertionError, match="a Gramian was formed"):
         jd.aggregator("upgrad")(jacobian)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_integers_and_complex_numbers_are_refused_rather_than_cut_short(dtype: torch.dtype) -> None:
+    given = torch.eye(2, dtype=dtype)
+    for method in (Noting(), NotingRows(), NotingDirection(), WeightedSum(Noting())):
+        with pytest.raises(ValueError, match="needs real numbers of a floating dtype, not"):
+            method(given)
+    with pytest.raises(ValueError, match="needs real numbers of a floating dtype, not"):
+        NotingLosses()(given)

@@ -322,6 +322,12 @@ def _calls() -> dict[str, tuple[Callable[[], object], str]]:
         "repeated": (lambda: jd.backward([loss, loss], "mean"), "tensors contains a tensor more"),
         "repeated input": (lambda: jd.backward(loss, "mean", [p, p]), "inputs contains a tensor"),
         "no graph": (lambda: jd.backward([loss, one.sum()], "mean"), r"tensors\[1\] of shape \[\]"),
+        "complex": (lambda: jd.backward([loss, loss * 1j], "mean"), r"tensors\[1\] is complex"),
+        "complex loss": (
+            lambda: jd.mtl_backward([loss * 1j], p, "mean"),
+            r"losses\[0\] is complex",
+        ),
+        "complex output": (lambda: jd.jac(loss * 1j, p), r"outputs\[0\] is complex"),
         "no inputs": (lambda: jd.backward(loss, "mean", []), "inputs is empty"),
         "no leaf": (lambda: jd.backward(loss, "mean", [p * 2]), "depend on none|cannot have"),
         "chunk": (lambda: jd.backward(loss, "mean", parallel_chunk_size=0), "parallel_chunk_size"),
