@@ -67,7 +67,7 @@ class _Observers:
                 loaded = entry_point.load()
                 observer = loaded() if isinstance(loaded, type) else loaded
                 _add(plugins, observer, entry_point.name)
-            except Exception as error:  # noqa: BLE001  # a broken observer stops nothing
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # it stops nothing
                 self._report(entry_point.name, f"cannot be loaded and is left out: {error!r}")
 
     def _report(self, name: str, what: str) -> None:

@@ -203,7 +203,7 @@ def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
         )
 
     def add(cls: _Class) -> _Class:
-        offer = Offer(kind, name, f"{cls.__module__}:{cls.__qualname__}", None)
+        offer = Offer(kind, name, _place_of(cls), None)
         _check_free(offer)
         _check_class(offer, cls)
         discovery.add_registered(offer, cls)
@@ -395,7 +395,7 @@ def _load(offer: Offer) -> Any:
         )
     try:
         cls = offer.entry_point.load()
-    except Exception as error:  # whatever a foreign module raises becomes one clear sentence
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises is one sentence
         raise PluginLoadError(
             f"the {offer.kind} {offer.name!r} of {_source(offer)} cannot be imported "
             f"({type(error).__name__}: {error}): {_remedy(offer, error)}"
@@ -405,7 +405,7 @@ def _load(offer: Offer) -> Any:
     return cls
 
 
-def _remedy(offer: Offer, error: Exception) -> str:
+def _remedy(offer: Offer, error: BaseException) -> str:
     module, _, attribute = offer.value.partition(":")
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and not f"{module}.".startswith(f"{missing}."):
@@ -417,6 +417,11 @@ def _remedy(offer: Offer, error: Exception) -> str:
             f"entry points changed: pip install --force-reinstall {offer.distribution}"
         )
     return "reinstall or remove that distribution"
+
+
+def _place_of(cls: object) -> str:
+    """``module:Class``; of what is no class, which is refused next, as it prints."""
+    return f"{cls.__module__}:{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
 
 
 def _source(offer: Offer) -> str:

@@ -208,8 +208,9 @@ def test_an_observer_that_cannot_be_loaded_gives_one_warning(install: Install) -
     ]
 
 
-def test_a_broken_observer_leaves_the_others(install: Install) -> None:
-    install("broken", "1 / 0")
+@pytest.mark.parametrize("code", ["1 / 0", "import sys; sys.exit(3)"])
+def test_a_broken_observer_leaves_the_others(install: Install, code: str) -> None:
+    install("broken", code)
     recorder = Recorder()
     with pytest.warns(UserWarning, match="'broken' cannot be loaded"):
         hooks.register(recorder)

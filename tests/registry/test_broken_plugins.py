@@ -14,6 +14,7 @@ BROKEN = {
     "missing dependency": ("import a_package_that_nobody_has", "ModuleNotFoundError"),
     "error on import": ("1 / 0", "ZeroDivisionError"),
     "syntax error": ("def method(:", "SyntaxError"),
+    "program that ends": ("import sys; sys.exit(3)", "SystemExit"),
     "no such class": ("", "AttributeError"),
 }
 

@@ -113,6 +113,12 @@ def test_a_class_of_another_base_is_refused() -> None:
     assert "taken" not in jd.available()
 
 
+def test_what_is_no_class_is_refused() -> None:
+    for given in (3, First(), lambda gramian: gramian):
+        with pytest.raises(jd.PluginLoadError, match=r"'taken' of .* is not usable: it is"):
+            jd.register("weighting", "taken")(given)  # type: ignore[type-var]
+
+
 def test_what_was_registered_can_be_taken_back() -> None:
     jd.register("weighting", "taken")(First)
     jd.unregister("weighting", "Taken")
