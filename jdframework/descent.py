@@ -41,7 +41,9 @@ class Descent:
 
     A scalarizer takes one ordinary backward pass; a weighting or an aggregator runs on an engine.
     A name that is both (``mean``, ``sum``, ``constant``, ``random``) runs as the scalarizer, the
-    cheaper way to the same step, unless an engine is named.
+    cheaper way to the same step, unless an engine is named. Where ``features`` are given, it is the
+    same for the trunk alone: with an engine, heads get their plain gradient, and not the weighted
+    one.
 
     :param modules: The module, or the modules, whose parameters the objectives share.
     :param method: A spec of a weighting, an aggregator or a scalarizer.

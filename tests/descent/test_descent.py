@@ -234,6 +234,19 @@ class TestFeatures:
             found.append(trunk[0].weight.grad.clone())
         torch.testing.assert_close(found[0], found[1])
 
+    @pytest.mark.parametrize(("engine", "weight"), [("auto", 0.5), ("autogram", 1.0)])
+    def test_heads_follow_a_scalarizer_and_no_weighting_of_the_same_name(
+        self, engine: str, weight: float
+    ) -> None:
+        trunk, heads, x = multitask()
+        features = trunk(x)
+        descent = jd.Descent(trunk, "mean", engine=engine)
+        descent.backward(task_losses(heads, features), features=features)
+        found = heads["depth"].weight.grad.clone()
+        heads.zero_grad()
+        task_losses(heads, trunk(x))["depth"].backward()
+        torch.testing.assert_close(found, weight * heads["depth"].weight.grad)
+
     @pytest.mark.parametrize("engine", ["autojac", "autogram", "chunked"])
     def test_several_levels_of_a_backbone_give_the_gradients_of_none(self, engine: str) -> None:
         trunk, heads, x = multitask()
