@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from jdframework.errors import ConfigError
 from jdframework.names import nearest
@@ -59,6 +59,22 @@ def _check_preference(weights: tuple[float, ...]) -> tuple[float, ...]:
 
 Preference: TypeAlias = Annotated[Vector, AfterValidator(_check_preference)]
 """A vector of numbers of at least zero, not all of them zero."""
+
+
+def _check_solver(name: str) -> str:
+    if name != "exact":
+        from jdframework.linalg.foreign import check_installed  # with NumPy, for those who ask
+
+        check_installed(name)
+    return name
+
+
+Solver: TypeAlias = Annotated[
+    str,
+    AfterValidator(_check_solver),
+    Field(description="'exact' is ours; or the name of any solver that qpsolvers finds installed."),
+]
+"""A field that names a solver of quadratic programs, which has to be installed."""
 
 Spec: TypeAlias = str | dict[str, Any]
 """A field that names another method: a name, or a mapping ``{"name": …, **config}``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jdframework.bases.preference import PreferenceConfig, Preferring
 from jdframework.bases.weighting import GramianWeighting
+from jdframework.config import Solver
 from jdframework.linalg import project_on_dual_cone
 
 
@@ -29,10 +30,7 @@ class DualConeConfig(PreferenceConfig):
         description="This share of the trace is added to the Gramian's diagonal. 0 solves the "
         "problem itself; torchjd uses 1e-4.",
     )
-    solver: str = Field(
-        "exact",
-        description="'exact' is ours; or the name of any solver that qpsolvers finds installed.",
-    )
+    solver: Solver = "exact"
 
 
 class DualConeWeighting(Preferring, GramianWeighting, ABC):

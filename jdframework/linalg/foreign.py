@@ -51,16 +51,28 @@ def _failure(solver: str, matrix: Array, reason: str) -> str:
     )
 
 
-def _solve_qp(solver: str) -> Any:
+def check_installed(solver: str) -> None:
+    """Refuses a solver that qpsolvers does not find.
+
+    :param solver: Its name in qpsolvers.
+    :raises ConfigError: naming those that it finds.
+    """
     try:
         import qpsolvers
     except ImportError:
         raise ConfigError(
-            f"solver={solver!r} needs qpsolvers: pip install 'jdframework[solvers]'"
+            f"the solver {solver!r} needs qpsolvers: pip install 'jdframework[solvers]'"
         ) from None
     if solver not in qpsolvers.available_solvers:
         installed = ", ".join(sorted(qpsolvers.available_solvers)) or "none"
         raise ConfigError(
-            f"solver={solver!r} is not installed; qpsolvers finds {installed}, and 'exact' is ours"
+            f"the solver {solver!r} is not installed; qpsolvers finds {installed}, and 'exact' is "
+            "ours"
         )
-    return qpsolvers.solve_qp
+
+
+def _solve_qp(solver: str) -> Any:
+    check_installed(solver)
+    from qpsolvers import solve_qp
+
+    return solve_qp

@@ -121,7 +121,7 @@ def test_what_is_not_finite_gives_nan(value: float, solver: str) -> None:
 
 
 def test_a_solver_that_qpsolvers_does_not_find_is_refused() -> None:
-    with pytest.raises(ConfigError, match="solver='best' is not installed; qpsolvers finds"):
+    with pytest.raises(ConfigError, match="the solver 'best' is not installed; qpsolvers finds"):
         project_on_dual_cone(identity(2), identity(2), solver="best")
 
 

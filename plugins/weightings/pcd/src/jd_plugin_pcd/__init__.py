@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Remembering
-from jdframework.config import Config, Paper, Vector
+from jdframework.config import Config, Paper, Solver, Vector
 from jdframework.errors import ConfigError
 from jdframework.linalg import carried_precision, nonnegative_qp, on_host
 from jdframework.linalg.foreign import foreign_nonnegative_qp
@@ -47,10 +47,7 @@ class PCDConfig(Config):
         description="Added to the running means. 0 treats small gradients like large ones; the "
         "authors and torchjd take 1e-8.",
     )
-    solver: str = Field(
-        "exact",
-        description="'exact' is ours; or the name of any solver that qpsolvers finds installed.",
-    )
+    solver: Solver = "exact"
 
     @field_validator("tau", mode="wrap")
     @classmethod
