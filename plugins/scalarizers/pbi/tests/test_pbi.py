@@ -114,6 +114,20 @@ def test_losses_of_any_scale_get_the_same_gradient(scale: float) -> None:
     torch.testing.assert_close(scaled, scale * value, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e20, 1e30])
+def test_losses_and_weights_beyond_the_root_of_float32s_range_keep_their_penalty(
+    scale: float,
+) -> None:
+    losses = torch.tensor([1.0, 2.0, 0.5])
+    method = jd.scalarizer("pbi", theta=5, weights=WEIGHTS)
+    value, gradient = value_and_gradient(method, losses)
+    scaled, same = value_and_gradient(method, scale * losses)
+    torch.testing.assert_close(same, gradient)
+    torch.testing.assert_close(scaled / scale, value)
+    method.weights = scale * method.weights
+    torch.testing.assert_close(value_and_gradient(method, losses), (value, gradient))
+
+
 def test_the_weights_may_be_assigned_between_two_calls() -> None:
     losses = some_losses(3)
     method = jd.scalarizer("pbi", theta=5, weights=[1.0, 1.0, 1.0])

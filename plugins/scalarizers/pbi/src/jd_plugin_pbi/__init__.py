@@ -83,12 +83,21 @@ class PBI(Scalarizer):
         if self.reference is not None:
             point = point - self.constant("reference", m, losses)
         weights = self.constant("weights", m, losses)
+        weights = weights / _size(weights)
         direction = weights / torch.linalg.vector_norm(weights)
+        size = _size(point)  # the square of a float32 is lost below 1e-22 and above 1e19
+        point = point / size
         along = point @ direction
         aside = point - along * direction
         distance = torch.linalg.vector_norm(torch.where(_is_rounding(aside, point), 0, aside))
-        value: Tensor = along + self.config.theta * distance
+        value: Tensor = size * (along + self.config.theta * distance)
         return value
+
+
+def _size(vector: Float[Tensor, " m"]) -> Float[Tensor, ""]:
+    """The greatest absolute value, or one if all are zero."""
+    greatest = vector.detach().abs().max()
+    return torch.where(greatest == 0, 1, greatest)
 
 
 @torch.no_grad()
