@@ -33,6 +33,15 @@ def test_a_zero_loss_has_finite_derivatives(m: int, dtype: torch.dtype) -> None:
     assert gradient[0] > 0
 
 
+@pytest.mark.parametrize(("m", "others"), [(20, 1e4), (512, 1e6), (4, 1e30)])
+def test_a_zero_loss_beside_many_large_ones_has_finite_derivatives(m: int, others: float) -> None:
+    losses = torch.full((m,), others)
+    losses[0] = 0
+    gradient = gradient_at(losses)
+    assert torch.isfinite(gradient).all()
+    assert gradient.argmax() == 0
+
+
 def test_a_zero_loss_stops_no_training() -> None:
     model = torch.nn.Linear(2, 2, bias=False)
     with torch.no_grad():

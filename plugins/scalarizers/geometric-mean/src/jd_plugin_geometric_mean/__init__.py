@@ -23,10 +23,11 @@ class GeometricMean(Scalarizer):
     The geometric loss strategy, GLS (Chennupati et al. 2019). Each loss is weighed by the mean
     over ``m`` times the loss, so that the scale of a loss does not matter.
 
-    The logarithm is of ``L`` plus the smallest normal number, which changes no loss above 1e-30. A
-    loss of zero therefore has a finite derivative, where other implementations give NaN (E19 of
-    the ledger). As the true derivative is infinite there, it is very large, and beyond the range of
-    float16. The product of the losses is never formed, so that many small ones do not underflow.
+    The logarithm is of ``L`` plus the smallest normal number, which changes no loss above 1e-30; a
+    loss of zero is raised by that times the greatest loss, if that is above one, and so has a
+    finite derivative, where other implementations give NaN (E19 of the ledger). As the true
+    derivative is infinite there, it is very large, and beyond the range of float16. The product
+    of the losses is never formed, so that many small ones do not underflow.
 
     :raises ValueError: at the call, if a loss is negative.
 
@@ -53,4 +54,8 @@ class GeometricMean(Scalarizer):
                 f"geometric-mean needs losses of at least zero, but one is {lowest.item():g}: "
                 f"shift the losses, or choose another method"
             )
-        return (losses + torch.finfo(losses.dtype).tiny).log().mean().exp()
+        tiny = torch.finfo(losses.dtype).tiny
+        # In proportion to the greatest, as the mean over m times tiny may be beyond the range: the
+        # gradient of a loss that is zero is zero as well, and infinity times that is NaN.
+        instead = tiny * losses.detach().max().clamp(min=1.0)
+        return (losses + torch.where(losses == 0, instead, tiny)).log().mean().exp()
