@@ -67,6 +67,8 @@ def test_e02_small_gradients_change_no_method(name: str) -> None:
     settings = {"c": 0.5} if name == "cagrad" else {}
     method = jd.aggregator(name, **settings)
     rows = jacobian(0, 3)
+    rows[0] -= 2 * rows[1:].sum(0)  # the mean harms an objective, so that no method may answer it
+    assert conflicts(rows, rows.mean(0))
     for scale in (1e-3, 1e-8, 1e-12):
         torch.testing.assert_close(method(scale * rows) / scale, method(rows))
 
@@ -143,7 +145,8 @@ def test_e08_half_precision_neither_overflows_nor_raises(name: str) -> None:
         found = method(rows.to(dtype))
         assert found.dtype == dtype
         expected = method(rows.to(dtype).double())
-        torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.5)
+        largest = float(expected.abs().max())  # the update of nash-mtl has the length one
+        torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.01 * largest)
 
 
 def test_e09_pcgrad_shuffles_and_projects_the_projected() -> None:
@@ -195,10 +198,16 @@ def test_e12_all_state_loads_strictly_into_a_fresh_instance(kind: str, name: str
     suite = derived_suite(kind, name)()  # type: ignore[arg-type]  # from the list of kinds
     suite._adopt_claims()
     method: Any = suite.make()
-    suite.advanced(method)  # type: ignore[attr-defined]
+    steps = len(suite.advanced(method))  # type: ignore[attr-defined]
     fresh = suite.make()
     fresh.load_state_dict(method.state_dict(), strict=True)
     assert fresh.state_dict().keys() == method.state_dict().keys()
+    # What is left out of the state would be missing from now on.
+    later: list[Tensor] = []
+    for resumed in (method, fresh):
+        torch.manual_seed(0)
+        later.append(suite.advanced(resumed, steps, 2 * steps))  # type: ignore[attr-defined]
+    assert torch.equal(*later)
 
 
 def test_e12_covers_the_methods_of_which_peers_lose_the_state() -> None:
@@ -219,8 +228,10 @@ def test_e13_graddrop_scales_no_coordinate() -> None:
 def test_e14_graddrop_draws_for_each_coordinate_and_leaks_what_it_is_told() -> None:
     """Samsung's has one probability for all coordinates, and leaks the share that should stay."""
     rows = torch.tensor([[1.0] * 64, [-1.0] * 64], dtype=torch.float64)
+    rows[1, 32:] = 1.0  # nothing is dropped where all signs agree, whatever the others do
     found = jd.aggregator("graddrop", seed=0)(rows)
-    assert set(found.tolist()) == {1.0, -1.0}
+    assert set(found[:32].tolist()) == {1.0, -1.0}
+    assert set(found[32:].tolist()) == {2.0}
     leaking = jd.aggregator("graddrop", seed=0, leak=[1.0, 1.0])(rows)
     torch.testing.assert_close(leaking, rows.sum(0))
 
@@ -304,6 +315,8 @@ def test_e21_famo_clips_nothing_of_the_users() -> None:
     """The official framework clips the gradients of the step before."""
     model = nn.Linear(3, 2)
     descent = jd.Descent(model, "famo", shape=2)
+    earlier = torch.full_like(model.weight, 1e3)
+    model.weight.grad = earlier.clone()
     losses = (1e3 * model(torch.ones(3))).square()
     step = descent.backward(losses)
     assert step.weights is not None
@@ -311,7 +324,9 @@ def test_e21_famo_clips_nothing_of_the_users() -> None:
     expected = torch.autograd.grad(
         (1e3 * model(torch.ones(3))).square() @ step.weights, model.weight
     )
-    torch.testing.assert_close(model.weight.grad, expected[0])
+    torch.testing.assert_close(model.weight.grad, earlier + expected[0])
+    descent.after_update(losses.detach())
+    torch.testing.assert_close(model.weight.grad, earlier + expected[0])
 
 
 def test_e22_moco_projects_and_so_reaches_the_min_norm_weights() -> None:
