@@ -22,7 +22,13 @@ from jdframework.finiteness import Finiteness
 from jdframework.independent import Independent, cross_gramian, independent_batches
 from jdframework.loss_scale import LossScale
 from jdframework.multitask import check_features, weighted_gradients
-from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
+from jdframework.objectives import (
+    Losses,
+    Objectives,
+    check_differentiable,
+    in_order,
+    objectives,
+)
 from jdframework.outcome import Check, Outcome
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, TreatsGroups
 from jdframework.registry import Spec
@@ -91,6 +97,7 @@ class Descent:
         self._choice = self._chosen(engine, on, batch_dim)
         shared_modules.bind(self._method, self._modules)
         self._steps = 0
+        self._last_names: tuple[str, ...] | None = None
 
     @property
     def method(self) -> Any:
@@ -165,6 +172,7 @@ class Descent:
                 f"{self._method.name} makes no use of independent batches: leave them out"
             )
         given = objectives(losses)
+        self._last_names = given.names if isinstance(losses, Mapping) else None
         check_differentiable(given)
         values = given.values()
         cut_at = [features] if isinstance(features, Tensor) else features
@@ -198,10 +206,14 @@ class Descent:
     def after_update(self, losses: Losses) -> None:
         """Tells the methods that act after the optimizer's step (FAMO) the new losses.
 
-        :param losses: Those of the same batch, under the new parameters.
+        :param losses: Those of the same batch, under the new parameters; a mapping in any order.
+        :raises ValueError: if its names are not those of the last step.
         """
         if isinstance(self._method, ActsAfterUpdate):
-            self._method.after_update(objectives(losses).values())
+            given = objectives(losses)
+            if isinstance(losses, Mapping) and self._last_names is not None:
+                given = in_order(given, self._last_names, "after_update")
+            self._method.after_update(given.values())
 
     def end_epoch(self) -> None:
         """Tells the methods that have epochs (DWA) that one is over."""

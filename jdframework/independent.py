@@ -10,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
+from jdframework.objectives import (
+    Losses,
+    Objectives,
+    check_differentiable,
+    in_order,
+    objectives,
+)
 from jdframework.protocols import Engine, TakesBatches
 
 Independent: TypeAlias = "Losses | Sequence[Losses]"
@@ -51,15 +57,7 @@ def _matched(losses: Losses, given: Objectives, which: str) -> Objectives:
     check_differentiable(batch, which)
     if batch.m != given.m:
         raise ValueError(f"{which} has {batch.m} objectives, but losses has {given.m}")
-    if not isinstance(losses, Mapping) or batch.names == given.names:
-        return batch
-    if set(batch.names) != set(given.names):
-        raise ValueError(
-            f"{which} has the objectives {', '.join(map(repr, batch.names))}, but losses has "
-            f"{', '.join(map(repr, given.names))}"
-        )
-    by_name = dict(zip(batch.names, batch.tensors, strict=True))
-    return Objectives(given.names, tuple(by_name[name] for name in given.names))
+    return in_order(batch, given.names, which) if isinstance(losses, Mapping) else batch
 
 
 class Crossed(NamedTuple):

@@ -70,6 +70,25 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
     return Objectives(names, tensors)
 
 
+def in_order(given: Objectives, names: tuple[str, ...], argument: str) -> Objectives:
+    """The same objectives in the order of ``names``.
+
+    :param given: Those of a mapping.
+    :param names: Those of the losses that the step was for.
+    :param argument: What to call ``given`` in messages.
+    :raises ValueError: if it has other names.
+    """
+    if given.names == names:
+        return given
+    if set(given.names) != set(names):
+        raise ValueError(
+            f"{argument} has the objectives {', '.join(map(repr, given.names))}, but losses has "
+            f"{', '.join(map(repr, names))}"
+        )
+    by_name = dict(zip(given.names, given.tensors, strict=True))
+    return Objectives(names, tuple(by_name[name] for name in names))
+
+
 def check_differentiable(given: Objectives, argument: str = "losses") -> None:
     """Refuses losses without a graph, and complex ones.
 

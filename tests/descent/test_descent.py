@@ -434,6 +434,25 @@ class TestProtocolsOfMethods:
         descent.reset()
         assert told == ["after [1.0, 2.0]", "epoch", "reset"]
 
+    def test_losses_after_the_update_are_matched_by_their_names(self) -> None:
+        told: list[list[float]] = []
+
+        class Told(Scalarizer):
+            def forward(self, losses: Tensor, /) -> Tensor:
+                return losses.sum()
+
+            def after_update(self, losses: Tensor, /) -> None:
+                told.append(losses.tolist())
+
+        model = nn.Linear(1, 2)
+        descent = jd.Descent(model, Told())
+        losses = dict(zip("ab", model(torch.ones(1)), strict=True))
+        descent.backward(losses)
+        descent.after_update({"b": torch.tensor(2.0), "a": torch.tensor(1.0)})
+        assert told == [[1.0, 2.0]]
+        with pytest.raises(ValueError, match="after_update has the objectives 'a', 'c', but"):
+            descent.after_update({"a": torch.tensor(1.0), "c": torch.tensor(2.0)})
+
     def test_a_method_that_needs_the_losses_is_given_them(self) -> None:
         class ByLoss(GramianWeighting):
             needs = frozenset({"gramian", "losses"})
