@@ -139,9 +139,10 @@ class Descent:
             the scaler leaves out the update, and takes a smaller scale after it.
         :return: What the step did.
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
-            if the method needs ``independent`` batches and the right number of them with the same
-            objectives is not given; if ``features`` is empty, or has a tensor twice or one without
-            a graph; if ``on="features"`` and there are no features.
+            if its names are others than in the step before, or in another order, and the method
+            remembers the objectives; if the method needs ``independent`` batches and the right
+            number of them with the same objectives is not given; if ``features`` is empty, or has a
+            tensor twice or one without a graph; if ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).
@@ -172,7 +173,7 @@ class Descent:
                 f"{self._method.name} makes no use of independent batches: leave them out"
             )
         given = objectives(losses)
-        self._last_names = given.names if isinstance(losses, Mapping) else None
+        self._check_order(given.names if isinstance(losses, Mapping) else None)
         check_differentiable(given)
         values = given.values()
         cut_at = [features] if isinstance(features, Tensor) else features
@@ -224,6 +225,7 @@ class Descent:
         """Makes a stateful method forget earlier steps."""
         if isinstance(self._method, Stateful):
             self._method.reset()
+        self._last_names = None
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The method's trainable parameters, for the optimizer; usually none."""
@@ -242,6 +244,7 @@ class Descent:
         :raises RuntimeError: if it is that of another method, or of other settings.
         """
         self._method.load_state_dict(state, strict=True)
+        self._last_names = None
 
     def close(self) -> None:
         """Leaves the model as it was before."""
@@ -263,6 +266,19 @@ class Descent:
             cast(Engine, Representation(*self._modules)),
             "on='features' takes one backward pass of the shared modules and needs no engine",
         )
+
+    def _check_order(self, names: tuple[str, ...] | None) -> None:
+        """Refuses other names, or another order, if the method remembers objectives by place."""
+        before = self._last_names
+        if names and before and names != before and len(names) == len(before):
+            state = [each for each in self._method.state_dict().values() if torch.is_tensor(each)]
+            if any(each.is_floating_point() and len(names) in each.shape for each in state):
+                raise ValueError(
+                    f"losses has the objectives {', '.join(map(repr, names))}, but the step before "
+                    f"had {', '.join(map(repr, before))}, and {self._method.name} remembers them "
+                    f"by their places: give the same ones in the same order, or call reset()"
+                )
+        self._last_names = names
 
     def _names(self) -> dict[int, str]:
         """What to call each parameter, by its identity; the method's own begin with its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import weakref
@@ -452,6 +453,39 @@ class TestProtocolsOfMethods:
         assert told == [[1.0, 2.0]]
         with pytest.raises(ValueError, match="after_update has the objectives 'a', 'c', but"):
             descent.after_update({"a": torch.tensor(1.0), "c": torch.tensor(2.0)})
+
+    @pytest.mark.parametrize(
+        ("method", "config"),
+        [("gradvac", {}), ("moco", {}), ("famo", {"shape": 2}), ("uw", {"shape": 2})],
+    )
+    def test_objectives_that_are_remembered_do_not_change_places(
+        self, method: str, config: dict[str, Any]
+    ) -> None:
+        model = nn.Linear(1, 2)
+        descent = jd.Descent(model, method, **config)
+
+        def losses(*names: str) -> dict[str, Tensor]:
+            return dict(zip(names, model(torch.ones(1)).square(), strict=True))
+
+        descent.backward(losses("a", "b"))
+        before = copy.deepcopy(descent.state_dict())
+        for names in (("b", "a"), ("a", "c")):
+            with pytest.raises(ValueError, match=f"{method} remembers them by their places"):
+                descent.backward(losses(*names))
+        torch.testing.assert_close(descent.state_dict(), before)
+        descent.backward(losses("a", "b"))
+        descent.reset()
+        descent.backward(losses("b", "a"))
+
+    @pytest.mark.parametrize("method", ["upgrad", "random", "pcgrad"])
+    def test_objectives_that_are_not_remembered_may_come_in_any_order(self, method: str) -> None:
+        model = nn.Linear(1, 2)
+        descent = (
+            jd.Descent(model, method, seed=0) if method != "upgrad" else jd.Descent(model, method)
+        )
+        for names in ("ab", "ba"):
+            losses = dict(zip(names, model(torch.ones(1)).square(), strict=True))
+            assert descent.backward(losses).names == tuple(names)
 
     def test_a_method_that_needs_the_losses_is_given_them(self) -> None:
         class ByLoss(GramianWeighting):

@@ -346,5 +346,5 @@ def test_another_solver_gives_the_same(m: int) -> None:
 
 def test_a_solver_that_is_not_there_is_refused() -> None:
     pytest.importorskip("qpsolvers")
-    with pytest.raises(jd.ConfigError, match="pcd: solver = 'oracle' was given, but .* is not inst"):
+    with pytest.raises(jd.ConfigError, match="pcd: solver = 'oracle' was given, but .* is not"):
         jd.weighting("pcd", solver="oracle")

@@ -25,13 +25,11 @@ class DBMTLConfig(Config):
     beta_sigma: float = Field(
         0.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="In step k, beta is divided by k to this power; the paper tries 0 and 0.5.",
     )
     eps: float = Field(
         1e-8,
         gt=0.0,
-        allow_inf_nan=False,
         description="Added to each loss before its logarithm is taken.",
     )
     bias_correction: bool = Field(

@@ -23,22 +23,18 @@ class MoCoConfig(Config):
     beta: float = Field(
         0.1, gt=0.0, le=1.0, description="Step size of the tracked gradients; 0.5 in LibMTL."
     )
-    gamma: float = Field(0.1, ge=0.0, allow_inf_nan=False, description="Step size of the weights.")
+    gamma: float = Field(0.1, ge=0.0, description="Step size of the weights.")
     rho: float = Field(
         0.1,
         ge=0.0,
-        allow_inf_nan=False,
         description="Pulls the weights towards equal ones; 0 in LibMTL.",
     )
     beta_sigma: float = Field(
         0.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="In step k, beta is divided by k to this power; 0.5 in LibMTL.",
     )
-    gamma_sigma: float = Field(
-        0.0, ge=0.0, allow_inf_nan=False, description="Likewise gamma; 0.5 in LibMTL."
-    )
+    gamma_sigma: float = Field(0.0, ge=0.0, description="Likewise gamma; 0.5 in LibMTL.")
     normalize: Literal["loss"] | None = Field(
         None,
         description="'loss' gives each gradient the length of its loss, as LibMTL does.",

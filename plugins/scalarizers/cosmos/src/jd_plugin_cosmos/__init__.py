@@ -20,7 +20,6 @@ class COSMOSConfig(Config):
 
     lambda_: float = Field(
         ge=0,
-        allow_inf_nan=False,
         description="How much the cosine between losses and preference is rewarded.",
     )
     weights: Preference = Field(

@@ -25,7 +25,6 @@ class DWAConfig(Config):
     temperature: float = Field(
         2.0,
         gt=0,
-        allow_inf_nan=False,
         description="How alike the weights are; the larger, the more alike.",
     )
 

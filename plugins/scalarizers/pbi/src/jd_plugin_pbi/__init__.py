@@ -20,7 +20,6 @@ class PBIConfig(Config):
 
     theta: float = Field(
         ge=0,
-        allow_inf_nan=False,
         description="Penalty on the distance from the preferred direction.",
     )
     weights: Preference = Field(

@@ -23,7 +23,6 @@ class STCHMTLConfig(Config):
     mu: float = Field(
         1.0,
         gt=0,
-        allow_inf_nan=False,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     warmup_epochs: int = Field(

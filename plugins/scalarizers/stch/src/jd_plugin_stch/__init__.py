@@ -20,7 +20,6 @@ class STCHConfig(Config):
 
     mu: float = Field(
         gt=0,
-        allow_inf_nan=False,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     weights: Preference | None = Field(

@@ -41,7 +41,6 @@ class CAGradConfig(Config):
 
     c: float = Field(
         ge=0.0,
-        allow_inf_nan=False,
         description="How far the update may be from the mean gradient, in lengths of the latter; "
         "below 1 it converges to a stationary point of the mean loss.",
     )

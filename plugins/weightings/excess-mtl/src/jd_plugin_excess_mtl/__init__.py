@@ -23,7 +23,6 @@ class ExcessMTLConfig(Config):
     robust_step_size: float = Field(
         1.0,
         gt=0.0,
-        allow_inf_nan=False,
         description="Step size of the weights' exponentiated gradient; 1e-2 in LibMTL.",
     )
     n_warmup_steps: int = Field(

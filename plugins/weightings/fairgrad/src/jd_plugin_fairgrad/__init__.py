@@ -22,7 +22,6 @@ class FairGradConfig(Config):
 
     alpha: float = Field(
         ge=0.0,
-        allow_inf_nan=False,
         description="The kind of fairness: 0 is the mean, 1 proportional fairness (the direction "
         "of Nash-MTL), larger values care more about the objectives that gain least.",
     )

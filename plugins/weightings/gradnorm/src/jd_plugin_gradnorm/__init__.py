@@ -25,14 +25,12 @@ class GradNormConfig(Config):
     alpha: float = Field(
         1.5,
         ge=0.0,
-        allow_inf_nan=False,
         description="How strongly the objectives are pulled to a common training rate; 0 makes "
         "all weighted gradients equally long.",
     )
     lr: float = Field(
         0.025,
         gt=0.0,
-        allow_inf_nan=False,
         description="The share by which a weight moves in one step, at most.",
     )
 

@@ -24,13 +24,11 @@ class MoDoConfig(Config):
     gamma: float = Field(
         0.1,
         gt=0.0,
-        allow_inf_nan=False,
         description="How far the weights move; squared gradients times this should be about one.",
     )
     rho: float = Field(
         0.1,
         ge=0.0,
-        allow_inf_nan=False,
         description="How strongly the weights are drawn towards being equal.",
     )
 

@@ -24,7 +24,6 @@ class NashMTLConfig(Config):
     max_norm: float = Field(
         1.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="The largest norm of the update, to which longer ones are shortened; "
         "0 shortens none. Before that, the norm is always the root of the number of objectives.",
     )

@@ -43,7 +43,6 @@ class PCDConfig(Config):
     eps: float = Field(
         0.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="Added to the running means. 0 treats small gradients like large ones; the "
         "authors and torchjd take 1e-8.",
     )

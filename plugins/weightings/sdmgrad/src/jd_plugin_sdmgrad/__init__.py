@@ -24,7 +24,6 @@ class SDMGradConfig(PreferenceConfig):
     lr: float = Field(
         10.0,
         gt=0.0,
-        allow_inf_nan=False,
         description="How far the weights move in one inner step, the gradients having length one.",
     )
     momentum: float = Field(
@@ -34,7 +33,6 @@ class SDMGradConfig(PreferenceConfig):
     lambda_: float = Field(
         0.3,
         ge=0.0,
-        allow_inf_nan=False,
         description="How strongly the update is drawn towards the preferred direction.",
     )
 
