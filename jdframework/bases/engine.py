@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import gradients
+from jdframework.autograd_graph import gradients, weighted_starts
 from jdframework.bases.method import made_up_name
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
@@ -184,12 +184,18 @@ class Engine(ABC):
         return self.identity_error(losses, self.compute_gramian(losses))
 
     def identity_error(
-        self, losses: Tensor | Sequence[Tensor], gramian: Float[Tensor, "m m"]
+        self,
+        losses: Tensor | Sequence[Tensor],
+        gramian: Float[Tensor, "m m"],
+        *,
+        starts: Sequence[Tensor] | None = None,
     ) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a given Gramian; the graph stays.
 
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars; or,
+            with ``starts``, the features.
         :param gramian: What claims to be theirs.
+        :param starts: The derivative of each loss by each feature, ``[m, *feature.shape]``.
         """
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
         u = torch.randn(
@@ -197,9 +203,11 @@ class Engine(ABC):
         )
         # No more than any one objective's, or the sum of many might overflow in half precision.
         u = (u / u.abs().sum()).to(torch.float32).to(gramian.device)
-        parts = torch.split(u, [tensor.numel() for tensor in tensors])
-        starts = [p.to(t.dtype).reshape(t.shape) for p, t in zip(parts, tensors, strict=True)]
-        found = gradients(tensors, self.parameters, starts, retain_graph=True)
+        if starts is None:
+            weighted = weighted_starts(u, tensors)
+        else:
+            weighted = [torch.tensordot(u.to(start.dtype), start, dims=1) for start in starts]
+        found = gradients(tensors, self.parameters, weighted, retain_graph=True)
         expected = sum(float(g.double().square().sum()) for g in found if g is not None)
         claimed = float(u.double() @ gramian.double() @ u.double())
         return abs(claimed - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)

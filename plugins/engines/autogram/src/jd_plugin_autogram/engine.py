@@ -119,7 +119,7 @@ class Autogram(Engine):
         outputs = _checked(losses)
         step = self._step(self._objectives(outputs))
         gramian = step.gramians(retain_graph=True, keep=False)[0]
-        if self.config.verify_first:
+        if self._is_to_be_verified(step.routes):
             self._verify(outputs, gramian, step.routes)
         return gramian
 
@@ -145,7 +145,7 @@ class Autogram(Engine):
                 f"modules, for which {method.name!r} has no weights: give features=…, or add their "
                 f"module to the Descent"
             )
-        unverified = self.config.verify_first and not self._experience.is_verified(step.routes.kind)
+        unverified = self._is_to_be_verified(step.routes)
         parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
         checked = self._verifying(outputs, step, check) if unverified else check
         weights, outcome = groups.weighted(parts, values, checked)
@@ -189,16 +189,12 @@ class Autogram(Engine):
     ) -> Outcome:
         losses, shared = as_scalars(outputs), self.parameters
         tasks = head_params(losses, features, shared)
-        # What lies past the features is needed again where the Gramian is to be verified.
-        unverified = self.config.verify_first and not self._experience.is_verified(len(losses))
-        keep = retain_graph or unverified
-        cut = cut_at(features, losses, tasks, shared, retain_graph=keep)
+        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
         step = self._step(Tasks(cut.outputs, cut.starts), groups.owners, outside=False)
-        parts = step.gramians(retain_graph=keep, keep=True)
-        checked = self._verifying(outputs, step, check) if unverified else check
+        unverified = self._is_to_be_verified(step.routes)
+        parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
+        checked = self._verifying(cut.outputs, step, check, cut.starts) if unverified else check
         weights, outcome = groups.weighted(parts, values, checked)
-        if unverified and self._experience.is_verified(step.routes.kind):
-            self._experience.verified(len(losses))
         targets, found = step.update(weights, retain_graph)
         add_to_grad([*targets, *cut.head_params], [*found, *cut.head_gradients])
         if not retain_graph:
@@ -255,23 +251,36 @@ class Autogram(Engine):
                 f"use GroupNorm, or use engine='autojac'"
             )
 
-    def _verifying(self, outputs: list[Tensor], step: Step, check: Check | None) -> Check:
+    def _is_to_be_verified(self, routes: Routes) -> bool:
+        return self.config.verify_first and not self._experience.is_verified(routes.kind)
+
+    def _verifying(
+        self,
+        outputs: Sequence[Tensor],
+        step: Step,
+        check: Check | None,
+        starts: Sequence[Tensor] | None = None,
+    ) -> Check:
         """The engine's own check of the Gramian, then the given one."""
 
         def both(gramian: Tensor) -> None:
-            self._verify(outputs, gramian, step.routes)
+            self._verify(outputs, gramian, step.routes, starts)
             if check is not None:
                 check(gramian)
 
         return both
 
-    def _verify(self, outputs: list[Tensor], gramian: Tensor, routes: Routes) -> bool:
-        """Whether the Gramian has been checked; an overflow leaves it to the next step."""
-        if self._experience.is_verified(routes.kind):
-            return True
-        error = self.identity_error(outputs, gramian)
+    def _verify(
+        self,
+        outputs: Sequence[Tensor],
+        gramian: Tensor,
+        routes: Routes,
+        starts: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Refuses a Gramian that is wrong; after an overflow, the next step is verified instead."""
+        error = self.identity_error(outputs, gramian, starts=starts)
         if not math.isfinite(error):
-            return False
+            return
         tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in self.parameters)
         if any(_is_of_half_precision(node) for node in routes.nodes):
             tolerance = _HALF_TOLERANCE
@@ -282,7 +291,6 @@ class Autogram(Engine):
                 f"batch_dim=None or engine='autojac'"
             )
         self._experience.verified(routes.kind)
-        return True
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
