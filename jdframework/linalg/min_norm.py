@@ -16,8 +16,12 @@ from jdframework.linalg.unit_problem import Array, ridge, rounding, unit_rows, v
 
 _MANY: Final = 32
 """Above this size, a quick way is tried first."""
+_UNEQUAL: Final = 1e-8
+"""Squares of norms down to this share of the largest leave the longest row's weight its digits."""
+_REFINEMENTS: Final = 3
 _AIM: Final = 1e-12
-"""The KKT residual, beyond rounding, above which its result is not taken."""
+"""How far a condition may be missed for the quick way's result to be taken, and for refinement,
+relative to the optimum's square, to end."""
 
 
 def min_norm_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
@@ -52,13 +56,44 @@ def min_norm_point(gramian: Array) -> Array:
     if len(gramian) == 2:
         return _min_norm_of_two(gramian)
     gramian = gramian / squares.max()  # which changes no weight, and cannot overflow below
-    if len(gramian) > _MANY:
-        found = _min_norm_of_many(gramian)
-        if found is not None:
-            return found
     smallest = gramian.diagonal().min()
-    weights = nonnegative_qp(gramian + smallest, np.full((len(gramian), 1), -smallest))[:, 0]
-    return np.asarray(weights / weights.sum())
+    weights = _min_norm_of_many(gramian) if len(gramian) > _MANY else None
+    if weights is None:
+        weights = nonnegative_qp(gramian + smallest, np.full((len(gramian), 1), -smallest))[:, 0]
+    weights = weights / weights.sum()
+    return _refined(gramian, weights) if smallest < _UNEQUAL else np.asarray(weights)
+
+
+def _refined(gramian: Array, weights: Array) -> Array:
+    """Solves for the positive weights once more, from their own conditions' residuals.
+
+    A long row's weight is small, and beside the others' it has few digits left, although the
+    row's inner product with the update hangs on it. Its residual has all of them.
+    """
+    from scipy.linalg.lapack import dposv
+
+    matrix = gramian + gramian.diagonal().min()
+    norms = np.sqrt(matrix.diagonal())
+    least = _missed(gramian, weights)
+    for _ in range(_REFINEMENTS):
+        if least <= _AIM:
+            break
+        products = matrix @ weights
+        level = weights @ products
+        support = np.flatnonzero((weights > 0.0) | (products < level))
+        own = norms[support]
+        unit = matrix[support[:, None], support] / own / own[:, None]
+        correction, failed = dposv(unit, (level - products[support]) / own)[1:]
+        if failed:
+            break
+        refined = weights.copy()
+        refined[support] = np.maximum(refined[support] + correction / own, 0.0)
+        refined /= refined.sum()
+        missed = _missed(gramian, refined)
+        if not missed < least:
+            break
+        weights, least = refined, missed
+    return weights
 
 
 def _min_norm_of_two(gramian: Array) -> Array:
@@ -70,7 +105,7 @@ def _min_norm_of_two(gramian: Array) -> Array:
 
 
 def _min_norm_of_many(gramian: Array) -> Array | None:
-    """The quick ways, for ``y = |g| a``; None where neither ends at the optimum.
+    """A multiple of the weights, by quick ways for ``y = |g| a``; None where neither ends there.
 
     Nearly all of many independent rows have a weight, so that exchanging the wrong signs of
     all-positive ends after a few systems of equations. Of dependent rows no more than their rank
@@ -91,8 +126,7 @@ def _min_norm_of_many(gramian: Array) -> Array | None:
     slope = factor.T @ (factor @ solution) + sums * (sums @ solution - 1.0)
     if violation(solution, slope) > _AIM + rounding(solution):
         return None
-    weights = solution * sums
-    return np.asarray(weights / weights.sum())
+    return solution * sums
 
 
 def _fitted(upper: Array) -> Array:
@@ -107,6 +141,19 @@ def _fitted(upper: Array) -> Array:
         return np.zeros(upper.shape[1])
 
 
+def _missed(gramian: Array, weights: Array) -> float:
+    """Like :func:`duality_gap`, and where a weight is positive, also by how much it is too large.
+
+    :param gramian: ``[m, m]``.
+    :param weights: ``[m]`` on the simplex.
+    """
+    products = gramian @ weights
+    value = float(weights @ products)
+    off = np.where(weights > 0.0, np.abs(products - value), value - products)
+    worst = float((off - _unsure(gramian, weights)).max())
+    return worst / value if worst > 0.0 < value else 0.0
+
+
 def duality_gap(gramian: Array, weights: Array) -> float:
     """``(aᵀGa - min_i (Ga)_i) / aᵀGa``, which is zero exactly at the optimum.
 
@@ -118,6 +165,10 @@ def duality_gap(gramian: Array, weights: Array) -> float:
     """
     products = gramian @ weights
     value = float(weights @ products)
-    unsure = 2 * len(weights) * np.finfo(np.float64).eps * (np.abs(gramian) @ weights)
-    gap = max(0.0, value - float((products + unsure).min()))
+    gap = max(0.0, value - float((products + _unsure(gramian, weights)).min()))
     return gap / value if gap > 0 else 0.0
+
+
+def _unsure(gramian: Array, weights: Array) -> Array:
+    """What rounding may have changed each row's inner product with the update by."""
+    return np.asarray(2 * len(weights) * np.finfo(np.float64).eps * (np.abs(gramian) @ weights))

@@ -100,6 +100,13 @@ def test_where_zero_is_in_the_hull_it_is_found(m: int) -> None:
         assert np.linalg.norm(shortest) <= 1e-7 * np.linalg.norm(unequal, axis=1).min()
 
 
+@pytest.mark.parametrize("norms", [(1e6, 1e-2, 1e-6), (1e6, 1e-4, 1e-6), (1e-6, 1e6, 1e3, 1.0)])
+def test_a_long_rows_small_weight_has_all_its_digits(norms: tuple[float, ...]) -> None:
+    squares = np.array(norms) ** 2
+    found = min_norm_weights(torch.from_numpy(np.diag(squares))).numpy()
+    np.testing.assert_allclose(found, 1 / squares / (1 / squares).sum(), rtol=1e-9)
+
+
 def test_zero_rows_share_the_weight() -> None:
     rows = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0], [0.0, 0.0]])
     assert min_norm_weights(rows @ rows.T).tolist() == [0.0, 0.5, 0.0, 0.5]
