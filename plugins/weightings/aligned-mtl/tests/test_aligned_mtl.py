@@ -35,11 +35,11 @@ def balance(gramian: Tensor, mode: str) -> Tensor:
 
 
 def misalignment(gramian: Tensor, mode: str) -> float:
-    """How far ``B J`` is from rows that are orthogonal, equally long, and of the right length."""
+    """How far ``Bᵀ J`` is from orthogonal, equally long rows, of the right length."""
     matrix, rank = balance(gramian, mode), int(torch.linalg.matrix_rank(linalg.cosines(gramian)))
     if rank == 0:
         return float(matrix.abs().max())
-    aligned = matrix @ gramian @ matrix
+    aligned = matrix.T @ gramian @ matrix
     common = aligned.trace() / rank
     # Common times a projection, by a symmetric matrix:
     spread = (aligned @ aligned - common * aligned).norm() / common.square()
@@ -110,6 +110,21 @@ def test_a_gradient_a_million_times_shorter_still_counts(mode: str) -> None:
     )
     lengths = (weights @ jacobian).norm(dim=1)
     torch.testing.assert_close(lengths, lengths[:1].expand(3), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_very_different_lengths_become_orthogonal_to_the_last_digits(
+    mode: str,
+) -> None:
+    for seed in range(60):
+        jacobian = torch.nn.functional.normalize(rows(6, 9, seed))
+        generator = torch.Generator().manual_seed(seed)
+        decades = 12 * torch.rand(6, 1, generator=generator, dtype=torch.float64) - 6
+        jacobian = jacobian * 10**decades
+        aligned = balance(jacobian @ jacobian.T, mode).T @ jacobian
+        products = aligned @ aligned.T
+        expected = torch.eye(6, dtype=torch.float64) * products.trace() / 6
+        assert (products - expected).norm() <= 1e-9 * products.norm(), seed
 
 
 def test_a_rank_that_single_precision_hides_is_found() -> None:

@@ -24,8 +24,8 @@ _Array = NDArray[np.float64]
 
 _CONDITIONED: Final = 1e-4
 """Eigenvalues above this share of the largest lose no digit that matters; else `dgejsv` is used."""
-_FULL_ACCURACY: Final = {"joba": 2, "jobu": 0, "jobv": 3, "jobr": 0, "jobt": 0, "jobp": 0}
-"""dgejsv: pivot rows and columns, find the left vectors, set no small singular value to zero."""
+_FULL_ACCURACY: Final = {"joba": 2, "jobu": 0, "jobv": 0, "jobr": 0, "jobt": 0, "jobp": 0}
+"""dgejsv: pivot rows and columns, find all vectors, set no small singular value to zero."""
 
 
 class AlignedMTLConfig(PreferenceConfig):
@@ -85,46 +85,55 @@ class AlignedMTL(Preferring, GramianWeighting):
 
 def _aligned(scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
     tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
-    values, vectors = _components(gramian, tolerance)
-    components = vectors.T @ preferences
     # Preferences whose combination vanishes leave only rounding, which would have a direction.
-    if np.linalg.norm(components) <= 10 * tolerance * np.linalg.norm(preferences):
-        return np.zeros_like(preferences)
-    mixed: _Array = vectors @ (components * (_scale(values, scale_mode) / values))
-    return mixed
-
-
-def _components(gramian: _Array, tolerance: float) -> tuple[_Array, _Array]:
-    """Singular values and left vectors of the Jacobian, but for those that are zero."""
+    least = 10 * tolerance * float(np.linalg.norm(preferences))
     values, vectors = np.linalg.eigh(gramian)
     if values[0] > _CONDITIONED * values[-1]:
-        return np.sqrt(values), vectors
-    return _singular(_factor(gramian, tolerance))
+        return _mixed(np.sqrt(values), vectors, preferences, scale_mode, least)[0]
+    norms, inverse, basis, roots = _unit_components(gramian, tolerance)
+    if not roots.size:
+        return np.zeros_like(preferences)
+    factor = basis * roots * norms[:, None]
+    values, vectors, right = _singular(factor)
+    weights, aligned = _mixed(values, vectors, preferences, scale_mode, least)
+    # The vectors of small singular values are right only to the rounding of their largest entries,
+    # which long gradients multiply; of the update, in an orthonormal basis, all digits are known.
+    missing = right @ aligned - factor.T @ weights
+    return np.asarray(weights + inverse * ((basis / roots) @ missing))
 
 
-def _factor(gramian: _Array, tolerance: float) -> _Array:
-    """``L`` ``[m, rank]`` with ``G = L Lᵀ``, well conditioned up to the lengths of its rows."""
+def _mixed(
+    values: _Array, vectors: _Array, preferences: _Array, scale_mode: str, least: float
+) -> tuple[_Array, _Array]:
+    """The weights, and what the update is in terms of the right singular vectors."""
+    components = vectors.T @ preferences
+    if np.linalg.norm(components) <= least:
+        return np.zeros_like(preferences), np.zeros_like(components)
+    scale = _scale(values, scale_mode)
+    return np.asarray(vectors @ (components * (scale / values))), np.asarray(scale * components)
+
+
+def _unit_components(gramian: _Array, tolerance: float) -> tuple[_Array, ...]:
+    """The norms, and one over them; the unit gradients' left vectors and singular values."""
     norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     values, vectors = np.linalg.eigh(gramian * inverse * inverse[:, None])
     kept = values > tolerance * max(values[-1], 0.0)
-    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]) * norms[:, None])
+    return norms, inverse, vectors[:, kept], np.sqrt(values[kept])
 
 
-def _singular(factor: _Array) -> tuple[_Array, _Array]:
-    """The singular values ``[rank]`` and left vectors ``[m, rank]``, each to its own precision."""
+def _singular(factor: _Array) -> tuple[_Array, _Array, _Array]:
+    """Singular values ``[rank]``, each to its own precision, left and right vectors as columns."""
     from scipy.linalg.lapack import dgejsv
 
-    if not factor.size:
-        return np.zeros(0), factor
     with one_thread():
-        values, vectors, _, scales, _, status = dgejsv(factor, **_FULL_ACCURACY)
+        values, vectors, right, scales, _, status = dgejsv(factor, **_FULL_ACCURACY)
     if status != 0:
         raise SolverError(
             f"aligned-mtl: LAPACK's dgejsv found no singular values of the Gramian's factor "
             f"{list(factor.shape)} (status {status})"
         )
-    return values * (scales[0] / scales[1]), vectors
+    return values * (scales[0] / scales[1]), vectors, right
 
 
 def _scale(values: _Array, scale_mode: str) -> float:
