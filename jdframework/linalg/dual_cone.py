@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +15,16 @@ from jdframework.errors import SolverError
 from jdframework.linalg.foreign import foreign_nonnegative_qp
 from jdframework.linalg.host import on_host
 from jdframework.linalg.nonnegative import nonnegative_qp
+from jdframework.linalg.spectral import carried_precision
 from jdframework.linalg.unit_problem import Array, Mask
+
+Solve = Callable[[Array, Array], Array]
+
+_LARGE: Final = 100.0
+"""Terms of a solution up to so many times the projected vector need no further look."""
+_HIDDEN: Final = 1e-4
+"""The share of the projected vector that the rounding of a solution's terms may reach."""
+_ROUNDS: Final = 3
 
 _ROUNDING: Final = 4 * float(np.finfo(np.float64).eps)
 
@@ -46,16 +56,46 @@ def project_on_dual_cone(
     return on_host(partial(_project, solve), gramian, vectors, shape=tuple(vectors.shape))
 
 
-def _project(solve: Callable[[Array, Array], Array], gramian: Array, vectors: Array) -> Array:
+def _project(solve: Solve, gramian: Array, vectors: Array) -> Array:
     linear = gramian @ vectors.T
     try:
-        return vectors + solve(gramian, linear).T
+        found = solve(gramian, linear)
     except SolverError:
         vanishing = _vanishing(gramian, vectors, linear)
         if not vanishing.any():
             raise
         linear[:, vanishing] = 0.0
-        return vectors + solve(gramian, linear).T
+        found = solve(gramian, linear)
+    return np.asarray(vectors + _moderated(solve, gramian, linear, found).T)
+
+
+def _moderated(solve: Solve, gramian: Array, linear: Array, found: Array) -> Array:
+    """Solves columns again, with a ridge, whose terms are so large that rounding is all they show.
+
+    Rows that cancel out do so up to the rounding of the Gramian. Taken at its word, that remainder
+    is a further, random row, which huge multiples of the others keep from harm. Each round has
+    its ridge around the last one's solution, so that of other combinations nothing is lost.
+    """
+    squares = gramian.diagonal()
+    norms = np.sqrt(np.maximum(squares, 0.0))
+    present = norms > 0.0
+    sizes = np.abs(linear[present] / norms[present, None]).max(axis=0, initial=0.0)
+    terms = norms @ np.abs(found)
+    large = terms > _LARGE * sizes
+    if not large.any():
+        return found
+    precision = carried_precision(torch.from_numpy(gramian))
+    large &= precision * terms > _HIDDEN * sizes
+    if not large.any():
+        return found
+    ridge = 2 * len(gramian) * precision * squares
+    moderate = np.zeros_like(found[:, large])
+    for _ in range(_ROUNDS):
+        around = linear[:, large] - ridge[:, None] * moderate
+        moderate = solve(gramian + np.diag(ridge), around)
+    found = found.copy()
+    found[:, large] = moderate
+    return found
 
 
 def _vanishing(gramian: Array, vectors: Array, linear: Array) -> Mask:

@@ -158,3 +158,18 @@ def test_a_combination_that_vanishes_stays_as_it_is(seed: int) -> None:
     equal = torch.full((1, m), 1 / m, dtype=torch.float64)
     found = project_on_dual_cone(gramian, equal)
     assert float(found @ gramian @ found.T) <= 1e-12 * float(gramian.diagonal().max())
+
+
+@pytest.mark.parametrize("combination", [(-1.0, 0.0), (-1.0, -0.5)])
+@pytest.mark.parametrize("m", [4, 5, 16])
+def test_in_single_precision_rows_that_cancel_out_leave_no_conflict(
+    m: int, combination: tuple[float, float]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        rows = torch.randn(m, 2 * m, generator=generator)
+        rows[2] = combination[0] * rows[0] + combination[1] * rows[1]
+        found = project_on_dual_cone(rows @ rows.T, torch.eye(m) / m)
+        norms = rows.norm(dim=1)
+        least = (rows @ (found.sum(0) @ rows)) / norms
+        assert least.min() >= -1e-5 * norms.mean()

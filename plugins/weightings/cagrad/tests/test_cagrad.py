@@ -194,3 +194,13 @@ def test_torchjd_is_zero_on_small_gradients() -> None:
     gramian = 1e-8 * jacobian @ jacobian.T
     assert not aggregation.CAGradWeighting(c=0.5)(gramian).any()
     assert jd.weighting("cagrad", c=0.5)(gramian).all()
+
+
+def test_opposite_gradients_get_in_single_precision_what_they_get_in_double() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        jacobian = torch.randn(5, 9, generator=generator)
+        jacobian[1], jacobian[3] = -jacobian[0], -jacobian[2]
+        found = jd.aggregator("cagrad", c=0.5)(jacobian).double()
+        expected = jd.aggregator("cagrad", c=0.5)(jacobian.double())
+        assert (found - expected).norm() <= 1e-3 * jacobian.norm(dim=1).mean()

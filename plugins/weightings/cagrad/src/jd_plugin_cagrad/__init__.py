@@ -106,14 +106,15 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
     largest = gramian.diagonal().max()
     if largest <= 0.0:
         return mean
-    gramian = gramian / largest
+    given, gramian = gramian, gramian / largest
     radius = c * _length(gramian, mean, rounding)
     if radius == 0.0:
         return mean
     found = _by_support(gramian, radius, c)
     if found is not None:
         return np.asarray(mean + found)
-    harmless = _projected(gramian, mean) - mean
+    # As it was given, the Gramian still shows whether it is of single precision.
+    harmless = _projected(given, mean) - mean
     if _length(gramian, harmless) >= radius:
         # Even the end of the ball harms some objective: the multiples of w are below this one.
         return np.asarray(mean + _at_radius(gramian, radius, harmless.sum()))
