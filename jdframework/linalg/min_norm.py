@@ -126,7 +126,7 @@ def _min_norm_of_many(gramian: Array) -> Array | None:
     slope = factor.T @ (factor @ solution) + sums * (sums @ solution - 1.0)
     if violation(solution, slope) > _AIM + rounding(solution):
         return None
-    return solution * sums
+    return np.asarray(solution * sums)
 
 
 def _fitted(upper: Array) -> Array:

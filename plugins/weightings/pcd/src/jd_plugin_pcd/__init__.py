@@ -25,6 +25,9 @@ Array = NDArray[np.float64]
 
 _ROUNDING: Final = 4
 """A square of ``m`` terms below this many times ``m`` rounding errors of its terms is zero."""
+_COARSE: Final = 1e-9
+"""Rounding above this is that of single precision."""
+_ROUNDS: Final = 3
 _FARTHEST: Final = 1e5
 """A direction that must be this many times longer than the primary gradient does not exist."""
 
@@ -180,9 +183,16 @@ def _multipliers(solver: str, unit: Array, wanted: Array, rounding: float) -> Ar
         return np.maximum(wanted, 0.0)
     if not (wanted > 0.0).any() or not _is_within_reach(unit, wanted, rounding):
         return np.zeros_like(wanted)
-    if solver != "exact":
-        return foreign_nonnegative_qp(solver, unit, -wanted[:, None])[:, 0]
-    return nonnegative_qp(unit, -wanted[:, None])[:, 0]
+    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
+    if rounding < _COARSE:
+        return solve(unit, -wanted[:, None])[:, 0]
+    # Of dependent rows, rounding leaves a matrix that is not semi-definite, whose semi-definite
+    # part does not know all of what is wanted. A ridge around the last solution mends both.
+    found = np.zeros_like(wanted)
+    for _ in range(_ROUNDS):
+        around = wanted + rounding * found
+        found = solve(unit + rounding * np.eye(len(unit)), -around[:, None])[:, 0]
+    return found
 
 
 def _is_within_reach(unit: Array, wanted: Array, rounding: float) -> bool:
