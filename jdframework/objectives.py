@@ -29,7 +29,7 @@ class Objectives:
         return len(self.names)
 
     def values(self) -> Float[Tensor, "..."]:
-        """Their values, detached: the tensor's shape if it is one, ``[m]`` otherwise."""
+        """Their values, detached: the tensor's shape if it is one of several, else ``[m]``."""
         if len(self.tensors) == 1 and self.tensors[0].numel() == self.m > 1:
             return self.tensors[0].detach()
         return torch.stack([tensor.detach().reshape(()) for tensor in self.tensors])

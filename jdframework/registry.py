@@ -372,6 +372,8 @@ def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
 
 
 def _several(kinds: Sequence[Kind]) -> str:
+    if set(kinds) == {"aggregator", "weighting"}:
+        return "aggregator or weighting"
     return "method or engine" if "engine" in kinds else "method"
 
 

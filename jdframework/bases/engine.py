@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jdframework.autograd_graph import gradients, weighted_starts
 from jdframework.bases.method import made_up_name
+from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.names import Kind, Need
@@ -149,7 +150,9 @@ class Engine(ABC):
         :param features: The shared representation, past which parameters belong to heads.
         :param retain_graph: Whether the graph can be used again.
         :return: The weights ``[m]``; None if the method has none.
+        :raises TypeError: if the method is the name of one, or a scalarizer.
         """
+        _check_method(method)
         return self.update(losses, method, features=features, retain_graph=retain_graph).weights
 
     def forecast(
@@ -259,3 +262,16 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             if type(parameter.data).__name__ == "DTensor":
                 return f"the parameter {name!r} is sharded across ranks; use engine='distributed'"
     return None
+
+
+def _check_method(method: object) -> None:
+    if isinstance(method, str | Mapping):
+        raise TypeError(
+            f"engines take a weighting or an aggregator itself, not {method!r}: "
+            f"jd.weighting({method!r}) makes it"
+        )
+    if isinstance(method, Scalarizer):
+        raise TypeError(
+            f"{method.name!r} is a scalarizer, which needs no engine: {method.name}(losses)."
+            "backward(), or jd.Descent"
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,10 @@ class Scalarizer(BaseMethod, ABC):
         """The method's mathematics, of ``losses`` of any shape."""
 
 
+_MOST: Final = 10**9
+"""Of losses, each of which takes some bytes."""
+
+
 class ShapedConfig(Config):
     """Settings of a scalarizer that keeps one value per loss."""
 
@@ -62,6 +67,8 @@ class ShapedConfig(Config):
     def _positive(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
         if any(size < 1 for size in shape):
             raise ValueError("every dimension must be at least 1")
+        if math.prod(shape) > _MOST:
+            raise ValueError(f"at most {_MOST} losses are possible")
         return shape
 
 

@@ -61,7 +61,8 @@ def carried_precision(gramian: Float[Tensor, "m m"]) -> float:
     """The relative rounding error that the entries carry, whatever the dtype they come in.
 
     A Gramian computed in single precision keeps its errors when it is widened. It is known by its
-    entries, which are all numbers of single precision.
+    entries, which are all numbers of single precision. One of integers is taken for that as well:
+    gradients whose angle is below some 1e-3 then count as parallel.
 
     :param gramian: ``[m, m]``.
 

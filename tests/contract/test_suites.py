@@ -120,6 +120,18 @@ def test_xfail_without_a_reason_is_refused(reason: dict[str, str]) -> None:
         type("Mine", (WeightingSuite,), {"test_settings_survive_json": override})
 
 
+@pytest.mark.parametrize("condition", [False, "False"])
+def test_xfail_on_a_condition_or_without_a_run_is_refused(condition: object) -> None:
+    marks = (
+        pytest.mark.xfail(condition, reason="never"),
+        pytest.mark.xfail(condition=condition, reason="never"),
+        pytest.mark.xfail(run=False, reason="not even tried"),
+    )
+    for mark in marks:
+        with pytest.raises(TypeError, match="test_settings_survive_json"):
+            type("Mine", (WeightingSuite,), {"test_settings_survive_json": mark(lambda self: None)})
+
+
 def test_xfail_with_a_reason_is_allowed_and_inherited() -> None:
     class Mine(WeightingSuite):
         @pytest.mark.xfail(reason="the paper's scale depends on the losses")

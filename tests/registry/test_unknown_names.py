@@ -64,6 +64,11 @@ def test_a_name_of_another_kind_says_where_it_is() -> None:
     assert str(error.value) == "'uw' is a scalarizer, not a weighting: use jd.scalarizer('uw')"
 
 
+def test_a_scalarizer_is_no_aggregator() -> None:
+    with pytest.raises(jd.UnknownNameError, match="not an aggregator or weighting: use jd.scalar"):
+        jd.aggregator("uw")
+
+
 def test_the_article_fits_the_kind() -> None:
     with pytest.raises(jd.UnknownNameError, match="'upgrad' is a weighting, not an engine"):
         jd.engine("upgrad")

@@ -145,6 +145,22 @@ def test_opposite_and_parallel_gradients_never_give_nan(dtype: torch.dtype) -> N
             assert method(jacobian @ jacobian.T).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_left_of_a_gradient_that_its_opposite_takes_away_is_not_remembered(
+    dtype: torch.dtype,
+) -> None:
+    for seed in range(5):
+        jacobian = FAMILIES["random"](20, seed)
+        jacobian[-1] = -0.3 * jacobian[0]
+        turned = torch.linalg.qr(FAMILIES["random"](jacobian.shape[1], 100 + seed))[0]
+        found = []
+        for rows in (jacobian, jacobian @ turned):  # the same but for rounding
+            method = jd.weighting("gradvac", seed=seed)
+            method(rows.to(dtype) @ rows.to(dtype).T)
+            found.append(method.targets)
+        torch.testing.assert_close(*found, rtol=0, atol=1e-8 if dtype.itemsize == 8 else 1e-3)
+
+
 def test_a_zero_gradient_leaves_its_pairs_as_they_are() -> None:
     method = jd.weighting("gradvac", seed=0)
     for step in range(3):

@@ -52,8 +52,9 @@ class DBMTL(Tracking, Aggregator):
     update combines the ``y``; it needs room for one more Jacobian.
 
     A gradient that is exactly zero adds nothing; one that is nearly so is made as long as the
-    longest, which is the method. LibMTL adds 1e-8 to each length, so that small gradients
-    are not treated like large ones. There the running mean starts at zero and the first update is
+    longest, which is the method. (In float32, a length below 1e-22 loses its digits.) LibMTL adds
+    1e-8 to each length, so that small gradients are not treated like large ones. There the running
+    mean starts at zero and the first update is
     a tenth of the gradients; ``bias_correction=True`` mends that. Negative losses are refused
     instead of giving NaN. In LibMTL the heads get the gradients of the logarithms too;
     here, as with every method, their own plain ones.

@@ -22,7 +22,8 @@ class STCHMTLConfig(Config):
 
     mu: float = Field(
         1.0,
-        gt=0,
+        ge=1e-30,
+        le=1e30,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     warmup_epochs: int = Field(

@@ -19,7 +19,8 @@ class STCHConfig(Config):
     """Settings of the smooth Tchebycheff scalarization."""
 
     mu: float = Field(
-        gt=0,
+        ge=1e-30,
+        le=1e30,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     weights: Preference | None = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from torch import Tensor
 from jdframework.bases import GramianWeighting, Randomised, SeededConfig
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
-from jdframework.linalg import on_host
+from jdframework.linalg import carried_precision, on_host
 from jdframework.linalg.unit_problem import unit_rows
 
 __all__ = ["GradVac", "GradVacConfig"]
 
 Array = NDArray[np.float64]
 Orders = NDArray[np.int64]
+
+_ROUNDING: Final = 4
+"""A square of ``m`` terms below this many times ``m`` rounding errors is zero."""
 
 
 class GradVacConfig(SeededConfig):
@@ -135,7 +138,8 @@ def _vaccinated(orders: Orders, beta: float, eps: float, gramian: Array, targets
     """The weights, and below them the new targets."""
     cosines, norms = unit_rows(gramian)
     pairs = np.arange(len(norms))[:, None], orders
-    turned, seen = _turned(orders, eps, cosines, targets[pairs])
+    rounding = _ROUNDING * len(norms) * carried_precision(torch.from_numpy(gramian))
+    turned, seen = _turned(orders, eps, cosines, targets[pairs], rounding)
     paired = (norms > 0.0) & (norms[:, None] > 0.0)
     renewed = targets.copy()
     renewed[pairs] += np.where(paired[pairs], beta * (seen - targets[pairs]), 0.0)
@@ -143,10 +147,13 @@ def _vaccinated(orders: Orders, beta: float, eps: float, gramian: Array, targets
     return np.vstack([(turned * ratios).sum(axis=0), renewed])
 
 
-def _turned(orders: Orders, eps: float, cosines: Array, targets: Array) -> tuple[Array, Array]:
+def _turned(
+    orders: Orders, eps: float, cosines: Array, targets: Array, rounding: float
+) -> tuple[Array, Array]:
     """Row ``i``: ``u_i / |g_i|`` in terms of the unit gradients; and the cosines met on the way.
 
     :param targets: Those of the pairs in the order of their turns, like ``orders`` ``[m, m - 1]``.
+    :param rounding: A square below this is zero: what is left has no direction.
     """
     sines = _sine(targets)
     of_sine, of_cosine = targets / (sines + eps), sines / (sines + eps)
@@ -156,8 +163,8 @@ def _turned(orders: Orders, eps: float, cosines: Array, targets: Array) -> tuple
     space = np.empty_like(cosines)  # fresh memory in every turn can cost ten times the turn
     for turn, others in enumerate(orders.T):
         squares = np.einsum("ik,ik->i", products, turned)
-        lengths = np.sqrt(np.maximum(squares, 0.0))
-        cosine = products[rows, others] / (lengths + eps)
+        lengths = np.sqrt(np.where(squares > rounding, squares, 0.0))
+        cosine = np.where(lengths > 0.0, products[rows, others] / (lengths + eps), 0.0)
         cosine = np.minimum(np.maximum(cosine, -1.0), 1.0)
         wanted = of_sine[:, turn] * _sine(cosine) - of_cosine[:, turn] * cosine
         added = np.where(cosine < targets[:, turn], lengths * wanted, 0.0)

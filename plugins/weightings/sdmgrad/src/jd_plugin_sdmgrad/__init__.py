@@ -64,7 +64,8 @@ class SDMGrad(Remembering, Preferring, GramianWeighting):
 
     Small gradients are treated like large ones; torchjd adds 1e-8 to :math:`s^2`. Where no diagonal
     entry is positive, which noise can bring about, :math:`s^2` is the largest entry instead. The
-    state is in ``state_dict()``, which does not load in torchjd 0.18.
+    state is in ``state_dict()``, which does not load in torchjd 0.18. As
+    ``jd.aggregator("sdmgrad")``, or called with one batch's Gramian, all batches are one.
 
     :param pref_vector: ``b``, the preferred direction's weights; ``1/m`` each when None.
     :param lr: How far the weights move in one inner step.
