@@ -77,6 +77,9 @@ def _moderated(solve: Solve, gramian: Array, linear: Array, found: Array) -> Arr
     its ridge around the last one's solution, so that of other combinations nothing is lost.
     """
     squares = gramian.diagonal()
+    # By the longest gradient alone, which is enough to see that most solutions are small.
+    if (found.sum(axis=0) * squares.max() <= _LARGE * np.abs(linear).max(axis=0)).all():
+        return found
     norms = np.sqrt(np.maximum(squares, 0.0))
     present = norms > 0.0
     sizes = np.abs(linear[present] / norms[present, None]).max(axis=0, initial=0.0)
