@@ -12,14 +12,27 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.testing import FAMILIES, AggregatorSuite
+from jdframework.testing.weighting import losses_of_rows
 
 
 class TestDBMTL(AggregatorSuite):
     spec = "db-mtl"
+    share: ClassVar[float] = 0.1
+    """Of the gradients in the first step's running mean."""
+
+    def optimality(self, jacobian: Tensor, direction: Tensor) -> float:
+        """By how much the first step's parts are not as long as the longest, all of them."""
+        losses = losses_of_rows(jacobian)
+        tracked = self.share * jacobian / (losses + 1e-8)[:, None]
+        lengths = tracked.norm(dim=1)
+        units = torch.where(lengths[:, None] > 0, tracked / lengths[:, None], 0.0)
+        gap = (direction - lengths.max() * units.sum(0)).norm()
+        return float(gap / lengths.max()) if lengths.any() else float(gap)
 
 
-class TestDBMTLWithoutMemory(AggregatorSuite):
+class TestDBMTLWithoutMemory(TestDBMTL):
     spec: ClassVar[Mapping[str, Any]] = {"name": "db-mtl", "beta": 0.0}
+    share = 1.0
 
 
 class TestDBMTLCorrected(AggregatorSuite):
