@@ -52,7 +52,8 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
             continue
         nodes[node] = None
         leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor):
+        # Frozen since the graph was made: torch's backward pass leaves it alone, too.
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
             leaves.append(leaf)
         following = node.next_functions
         if node.name() == _HIDES_LEAVES:

@@ -173,7 +173,8 @@ class JacobianEngine(Engine):
             raise UnsupportedModelError(
                 f"the losses also depend on {len(outside)} tensors outside of the given modules "
                 f"(shapes {shapes}), for which a method without weights has no update: give "
-                f"features=…, or add their module to the Descent"
+                f"features=…, add their module to the Descent, or, if they are data that a loss "
+                f"is differentiated by, call requires_grad_(False) on them before backward"
             )
         starts = weighted_starts(weights, outputs)
         return gradients(outputs, outside, starts, retain_graph=retain_graph)

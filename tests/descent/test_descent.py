@@ -204,6 +204,52 @@ class TestChoice:
             make(nn.Linear(2, 2))
 
 
+class TestFrozenAfterTheForwardPass:
+    """What requires no gradient when ``backward`` is called has no part, as in torch."""
+
+    @pytest.mark.parametrize("batch_dim", [None, 0])
+    @pytest.mark.parametrize("engine", ["auto", "autogram", "autojac", "chunked"])
+    @pytest.mark.parametrize("frozen", ["trunk.0.weight", "trunk.2.bias", "head.weight", "head"])
+    def test_it_gets_no_gradient_and_the_others_get_theirs(
+        self, frozen: str, engine: str, batch_dim: int | None
+    ) -> None:
+        model = nn.ModuleDict(
+            {
+                "trunk": nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4)),
+                "head": nn.Linear(4, 2),
+            }
+        ).to(F64)
+        features = model["trunk"](torch.randn(5, 3, dtype=F64))
+        losses = model["head"](features).square().mean(0 if batch_dim is None else 1)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen))
+        wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        descent = jd.Descent(model["trunk"], "upgrad", engine=engine, batch_dim=batch_dim)
+        weights = descent.backward(losses, retain_graph=True).weights
+        expected = torch.autograd.grad(losses, list(wanted.values()), weights)
+        for (name, parameter), gradient in zip(wanted.items(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, msg=name)
+        assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+    @pytest.mark.parametrize("name", ["graddrop", "grouped"])
+    def test_points_that_losses_are_differentiated_by_need_no_weight_then(self, name: str) -> None:
+        def losses() -> tuple[Tensor, list[Tensor]]:
+            x = torch.rand(8, 1, requires_grad=True)
+            u = model(x)
+            (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+            return x, [(slope - u).square().mean(), (model(torch.zeros(1, 1)) - 1).square().mean()]
+
+        model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+        descent = jd.Descent(model, name, **settings(name, 2))
+        with pytest.raises(jd.UnsupportedModelError, match=r"requires_grad_\(False\)"):
+            descent.backward(losses()[1])
+        points, found = losses()
+        points.requires_grad_(False)
+        descent.backward(found)
+        assert points.grad is None
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 class TestFeatures:
     def test_heads_get_their_plain_gradient(self) -> None:
         trunk, heads, x = multitask()

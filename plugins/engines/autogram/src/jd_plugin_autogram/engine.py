@@ -142,8 +142,9 @@ class Autogram(Engine):
         if groups.treated_apart and step.outside:
             raise UnsupportedModelError(
                 f"the losses also depend on {len(step.outside)} tensors outside of the given "
-                f"modules, for which {method.name!r} has no weights: give features=…, or add their "
-                f"module to the Descent"
+                f"modules, for which {method.name!r} has no weights: give features=…, add their "
+                f"module to the Descent, or, if they are data that a loss is differentiated by, "
+                f"call requires_grad_(False) on them before backward"
             )
         unverified = self._is_to_be_verified(step.routes)
         parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)

@@ -36,9 +36,9 @@ class Routes:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """Those that no recorded call has taken."""
+        """Those that no recorded call has taken; none that was frozen after the forward pass."""
         found = [*self.around, *(use.part.parameter for use in self.bare)]
-        return list({id(leaf): leaf for leaf in found}.values())
+        return list({id(leaf): leaf for leaf in found if leaf.requires_grad}.values())
 
     @cached_property
     def kind(self) -> tuple[tuple[str, ...], frozenset[str]]:
