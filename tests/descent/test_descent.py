@@ -502,7 +502,13 @@ class TestProtocolsOfMethods:
 
     @pytest.mark.parametrize(
         ("method", "config"),
-        [("gradvac", {}), ("moco", {}), ("famo", {"shape": 2}), ("uw", {"shape": 2})],
+        [
+            ("gradvac", {}),
+            ("moco", {}),
+            ("famo", {"shape": 2}),
+            ("uw", {"shape": 2}),
+            ("nash-mtl", {"update_weights_every": 2}),
+        ],
     )
     def test_objectives_that_are_remembered_do_not_change_places(
         self, method: str, config: dict[str, Any]
@@ -532,6 +538,20 @@ class TestProtocolsOfMethods:
         for names in ("ab", "ba"):
             losses = dict(zip(names, model(torch.ones(1)).square(), strict=True))
             assert descent.backward(losses).names == tuple(names)
+
+    def test_weights_that_are_not_used_again_are_not_remembered(self) -> None:
+        model = nn.Linear(1, 2)
+
+        def losses(names: str) -> dict[str, Tensor]:
+            return dict(zip(names, model(torch.ones(1)).square(), strict=False))
+
+        every, second = (
+            jd.Descent(model, "nash-mtl", update_weights_every=often) for often in (1, 2)
+        )
+        for names in ("ab", "ba", "a", "b"):
+            assert every.backward(losses(names)).names == tuple(names)
+        for names in ("ab", "ab", "ba", "ba", "a", "a", "b"):
+            assert second.backward(losses(names)).names == tuple(names)
 
     def test_a_method_that_needs_the_losses_is_given_them(self) -> None:
         class ByLoss(GramianWeighting):

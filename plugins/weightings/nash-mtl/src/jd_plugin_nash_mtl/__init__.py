@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import GramianWeighting
+from jdframework.bases import GramianWeighting, Remembering
 from jdframework.config import Config, Paper
 from jdframework.errors import ConfigError
 from jdframework.linalg import fair_weights
@@ -35,7 +35,7 @@ class NashMTLConfig(Config):
     )
 
 
-class NashMTL(GramianWeighting):
+class NashMTL(Remembering, GramianWeighting):
     """Solves the bargaining game among the objectives.
 
     .. math:: G a = 1 / a, \\quad a > 0
@@ -51,7 +51,7 @@ class NashMTL(GramianWeighting):
     the others is zero (the point is Pareto-stationary), no direction helps all, and no finite
     solution exists: all weights are then zero, and so is the update.
 
-    The last solution, and the number of calls, are in ``state_dict()``.
+    A solution that is to be used again, and the number of calls, are in ``state_dict()``.
 
     :param max_norm: The largest norm of the update; 0 for none.
     :param update_weights_every: At every how many calls the problem is solved.
@@ -65,6 +65,7 @@ class NashMTL(GramianWeighting):
 
     Config = NashMTLConfig
     config: NashMTLConfig
+    memory = ("solution",)
     claims: ClassVar[Mapping[str, Any]] = {"scale": "invariant"}
     paper = Paper(
         title="Multi-Task Learning as a Bargaining Game",
@@ -75,14 +76,17 @@ class NashMTL(GramianWeighting):
         url="https://arxiv.org/abs/2202.01017",
     )
 
+    solution: Tensor
+    """The weights ``[m]`` for the calls until the next solution; ``[0]`` where there is none."""
+
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.reset()
+        self._calls = 0
 
     def reset(self) -> None:
         """Forgets the last solution: the next call solves the problem."""
+        super().reset()
         self._calls = 0
-        self._solution = torch.zeros(0, dtype=torch.float64)
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:
         """The bargaining weights, shortened to ``max_norm``."""
@@ -93,33 +97,35 @@ class NashMTL(GramianWeighting):
         return weights * (self.config.max_norm / length).clamp(max=1.0)
 
     def get_extra_state(self) -> Tensor:
-        """The number of calls and, after it, the last solution, for ``state_dict()``."""
-        calls = torch.tensor([self._calls], dtype=torch.float64)
-        return torch.cat([calls, self._solution.cpu()])
+        """The number of calls, for ``state_dict()``."""
+        return torch.tensor(self._calls)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Puts them back."""
-        self._calls, self._solution = int(state[0]), state[1:].cpu().clone()
+        """Puts it back."""
+        self._calls = int(state)
 
     def _bargained(self, gramian: Tensor) -> Tensor:
         every = self.config.update_weights_every
         if self._calls % every:
             weights = self._reused(gramian)
             self._calls += 1
+            # What the next call does not use says nothing of its objectives and their order.
+            if self._calls % every == 0:
+                Remembering.reset(self)
             return weights
         found = fair_weights(gramian, gramian.new_ones(len(gramian)), alpha=1.0)
         solution = torch.where(found.isinf(), 0.0, found)
         # One call with NaN must not decide the calls after it: the next one solves again.
         if every > 1 and bool(solution.isfinite().all()):
             self._calls += 1
-            self._solution = solution
+            self.solution = solution
         return solution
 
     def _reused(self, gramian: Tensor) -> Tensor:
-        if len(self._solution) != len(gramian):
+        if len(self.solution) != len(gramian):
             raise ConfigError(
-                f"{self.name} has weights for {len(self._solution)} objectives to reuse "
+                f"{self.name} has weights for {len(self.solution)} objectives to reuse "
                 f"(update_weights_every={self.config.update_weights_every}), but there are "
                 f"{len(gramian)}: call reset() first"
             )
-        return self._solution.to(device=gramian.device, dtype=gramian.dtype)
+        return self.solution.to(gramian)
