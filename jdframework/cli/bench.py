@@ -52,7 +52,7 @@ def bench(
     An ordinary step is the backward pass of the mean loss. Contestants take turns in one process;
     shown are the median, and the spread between rounds.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or torch's profiler talks
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or torch's profiler talks: 5 is its own
     with console.errors().status("Loading torch and the engines"):
         from jdframework.bench import models as zoo
         from jdframework.bench import steps, timing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,22 @@ def test_the_table_says_what_its_figures_are(jd: Command, tmp_path: Path) -> Non
     ]
     assert "in ordinary steps" in ended.out
     assert json.loads(out.read_text("utf-8"))["method"] == "upgrad"
+
+
+def test_torchs_profiler_says_nothing_beside_the_table() -> None:
+    # A process of its own: what the profiler may say is settled when it first runs.
+    run = (
+        "import sys; from torch import nn; from jdframework.bench import models;"
+        "models.SUBJECTS = {'s': models.Subject('s', lambda: nn.Linear(6, 10), (6,), (4,))};"
+        "sys.argv = ['jd', 'bench', '--quick', '--engines', 'autojac'];"
+        "from jdframework.cli import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", run], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "autojac" in ended.stdout
+    assert "profiler" not in ended.stderr
+    assert "USDT" not in ended.stderr
 
 
 def test_an_engine_that_refuses_a_model_is_shown_with_its_reason(jd: Command, site: Site) -> None:
