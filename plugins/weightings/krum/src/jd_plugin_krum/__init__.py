@@ -22,7 +22,9 @@ class KrumConfig(Config):
     """Settings of Krum."""
 
     n_byzantine: int = Field(
-        ge=0, description="f: how many gradients may be arbitrary. Needs 2 f + 3 objectives."
+        ge=0,
+        description="f: how many gradients may be arbitrary. Needs 2 f + 3 objectives, unless f "
+        "is 0.",
     )
     n_selected: int = Field(
         1, ge=1, description="How many gradients are averaged; more than one is Multi-Krum."

@@ -57,9 +57,10 @@ class SDMGrad(Remembering, Preferring, GramianWeighting):
 
     In the deterministic limit, ``w`` minimises :math:`\\lVert J^\\top (w + \\lambda b) \\rVert` on
     the simplex. The inner steps aim at that, but with ``lr=10``, which is the published value, they
-    step over it, even if all batches are one: on random gradients of similar length the square is
-    about 2 times the least possible for 2 objectives, 4 times for 5 and 13 times for 10. With
-    ``lr=0.5`` it is the least to 1e-3 after one call. The large steps also let rounding decide
+    step over it, even if all batches are one: on random gradients of 20 entries the square is
+    about 2 times the least possible for 2 objectives, 4 times for 5 and 13 times for 10; of 1000
+    entries, 1.6 times, 2.5 times and 3 times. With ``lr=0.5`` it is the least to 1e-3 after one
+    call. The large steps also let rounding decide
     where all directions are equally good, as between exactly opposite gradients.
 
     Small gradients are treated like large ones; torchjd adds 1e-8 to :math:`s^2`. Where no diagonal
