@@ -74,9 +74,9 @@ def _refined(gramian: Array, weights: Array) -> Array:
 
     matrix = gramian + gramian.diagonal().min()
     norms = np.sqrt(matrix.diagonal())
-    least = _missed(gramian, weights)
+    least, square = _missed(gramian, weights)
     for _ in range(_REFINEMENTS):
-        if least <= _AIM:
+        if square <= 0.0 or least <= _AIM * square:
             break
         products = matrix @ weights
         level = weights @ products
@@ -89,10 +89,10 @@ def _refined(gramian: Array, weights: Array) -> Array:
         refined = weights.copy()
         refined[support] = np.maximum(refined[support] + correction / own, 0.0)
         refined /= refined.sum()
-        missed = _missed(gramian, refined)
+        missed, reached = _missed(gramian, refined)
         if not missed < least:
             break
-        weights, least = refined, missed
+        weights, least, square = refined, missed, reached
     return weights
 
 
@@ -141,8 +141,11 @@ def _fitted(upper: Array) -> Array:
         return np.zeros(upper.shape[1])
 
 
-def _missed(gramian: Array, weights: Array) -> float:
-    """Like :func:`duality_gap`, and where a weight is positive, also by how much it is too large.
+def _missed(gramian: Array, weights: Array) -> tuple[float, float]:
+    """By how much a condition is missed, where a weight is positive also upwards; and ``aᵀGa``.
+
+    The one is not divided by the other: where the rows cancel out, a longer update would then seem
+    to miss less.
 
     :param gramian: ``[m, m]``.
     :param weights: ``[m]`` on the simplex.
@@ -151,7 +154,7 @@ def _missed(gramian: Array, weights: Array) -> float:
     value = float(weights @ products)
     off = np.where(weights > 0.0, np.abs(products - value), value - products)
     worst = float((off - _unsure(gramian, weights)).max())
-    return worst / value if worst > 0.0 < value else 0.0
+    return max(worst, 0.0), value
 
 
 def duality_gap(gramian: Array, weights: Array) -> float:

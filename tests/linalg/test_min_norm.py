@@ -107,6 +107,16 @@ def test_a_long_rows_small_weight_has_all_its_digits(norms: tuple[float, ...]) -
     np.testing.assert_allclose(found, 1 / squares / (1 / squares).sum(), rtol=1e-9)
 
 
+@pytest.mark.parametrize("seed", [1047, 1788, 2166])
+def test_dependent_rows_of_unequal_norms_have_no_update_longer_than_a_row(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    exponents = 12 * torch.rand(8, 1, generator=generator, dtype=torch.float64) - 6
+    rows = (rows * 10**exponents).float()
+    update = min_norm_weights(rows @ rows.T) @ rows
+    assert update.norm() <= 1e-3 * rows.norm(dim=1).min()
+
+
 def test_zero_rows_share_the_weight() -> None:
     rows = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0], [0.0, 0.0]])
     assert min_norm_weights(rows @ rows.T).tolist() == [0.0, 0.5, 0.0, 0.5]
