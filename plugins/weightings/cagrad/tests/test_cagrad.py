@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import jdframework as jd
-from jdframework.linalg import min_norm_weights
+from jdframework.linalg import min_norm_weights, project_on_dual_cone
 from jdframework.testing import FAMILIES, WeightingSuite
 from jdframework.testing.strategies import REPEATABLE, gramians
 
@@ -132,6 +132,26 @@ def test_where_no_direction_helps_all_it_is_the_nearest_that_harms_none() -> Non
     jacobian = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
     weights = jd.weighting("cagrad", c=0.9)(jacobian @ jacobian.T)
     torch.testing.assert_close(weights @ jacobian, torch.tensor([0, 1 / 3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "short"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.float32, 1e-3)]
+)
+def test_short_gradients_do_not_hide_that_long_ones_cancel_out(
+    dtype: torch.dtype, short: float
+) -> None:
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        long = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        shares = 0.1 + torch.rand(1, 3, generator=generator, dtype=torch.float64)
+        across = short * (1 + torch.rand(3, 2, generator=generator, dtype=torch.float64))
+        jacobian = torch.block_diag(torch.cat([long, -shares @ long]), across).to(dtype)
+        weights = jd.weighting("cagrad", c=2.0)(jacobian @ jacobian.T)
+        given = jacobian.double()
+        mean = torch.full((1, 7), 1 / 7, dtype=torch.float64)
+        nearest = (project_on_dual_cone(given @ given.T, mean) @ given)[0]
+        missed = (weights.double() @ given - nearest).norm()
+        assert missed <= 1e-3 * given.mean(0).norm()
 
 
 def test_a_zero_gradient_does_not_stop_the_others() -> None:

@@ -16,6 +16,7 @@ from jdframework.bases import GramianWeighting
 from jdframework.config import Config, Paper
 from jdframework.linalg import carried_precision, on_host, project_on_dual_cone
 from jdframework.linalg.min_norm import min_norm_point
+from jdframework.linalg.unit_problem import unit_rows
 
 __all__ = ["CAGrad", "CAGradConfig"]
 
@@ -110,7 +111,7 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
     radius = c * _length(gramian, mean, rounding)
     if radius == 0.0:
         return mean
-    found = _by_support(gramian, radius, c)
+    found = _by_support(gramian, radius, c, max(_DEPENDENT, rounding / _ROUNDING))
     if found is not None:
         return np.asarray(mean + found)
     # As it was given, the Gramian still shows whether it is of single precision.
@@ -119,12 +120,21 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
         # Even the end of the ball harms some objective: the multiples of w are below this one.
         return np.asarray(mean + _at_radius(gramian, radius, harmless.sum()))
     shortest = _length(gramian, _min_norm(gramian), rounding)
-    if shortest == 0.0:
+    if shortest == 0.0 or _is_stationary(gramian, rounding):
         return np.asarray(mean + harmless)
     return np.asarray(mean + _at_radius(gramian, radius, radius / shortest))
 
 
-def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
+def _is_stationary(gramian: Array, rounding: float) -> bool:
+    """Whether a convex combination of the unit rows is zero but for rounding.
+
+    Beside long rows that cancel out but for that, short ones would be the shortest combination.
+    """
+    cosines = unit_rows(gramian)[0]
+    return _length(cosines, _min_norm(cosines), rounding) == 0.0
+
+
+def _by_support(gramian: Array, radius: float, multiple: float, dependent: float) -> Array | None:
     """What is added to the mean, by which objectives are in ``w``; None if rounding spoils it.
 
     For a given support, ``w = p + t q`` with ``t`` one over the multiple; ``p`` and ``q`` are
@@ -133,16 +143,18 @@ def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
     times. Where it does not, that ``t`` has a support of its own, and so on.
 
     :param multiple: The first guess.
+    :param dependent: Unit rows with an eigenvalue below this are not solved for.
     """
     with_mean = gramian.mean(axis=1)
     # Independent gradients are often all in w, which is quickly seen.
-    weights, t = _exchanged(gramian, with_mean, radius, np.ones(len(gramian), dtype=np.bool_))
+    every = np.ones(len(gramian), dtype=np.bool_)
+    weights, t = _exchanged(gramian, with_mean, radius, every, dependent)
     if weights is not None:
         return np.asarray(weights / t)
     low, high = radius, np.inf  # no row is longer than one
     for _ in range(_SUPPORTS):
         dual = _dual(gramian, multiple)
-        weights, t = _exchanged(gramian, with_mean, radius, dual > _ABSENT)
+        weights, t = _exchanged(gramian, with_mean, radius, dual > _ABSENT, dependent)
         if weights is not None:
             return np.asarray(weights / t)
         if multiple * _length(gramian, dual) >= radius:
@@ -155,13 +167,13 @@ def _by_support(gramian: Array, radius: float, multiple: float) -> Array | None:
 
 
 def _exchanged(
-    gramian: Array, with_mean: Array, radius: float, inside: Mask
+    gramian: Array, with_mean: Array, radius: float, inside: Mask, dependent: float
 ) -> tuple[Array | None, float]:
     """``w`` and ``t``, from a support that is nearly right; without success None and some ``t``."""
     first = 0.0
     for _ in range(_EXCHANGES):
         support = np.flatnonzero(inside)
-        line = _line(gramian[support[:, None], support], with_mean[support], radius)
+        line = _line(gramian[support[:, None], support], with_mean[support], radius, dependent)
         if line is None:
             break
         t, start, slope = line
@@ -175,7 +187,9 @@ def _exchanged(
     return None, first
 
 
-def _line(gramian: Array, with_mean: Array, radius: float) -> tuple[float, Array, Array] | None:
+def _line(
+    gramian: Array, with_mean: Array, radius: float, dependent: float
+) -> tuple[float, Array, Array] | None:
     """``t``, ``p`` and ``q`` of a support; None if there are none, or hardly a digit of them."""
     from scipy.linalg.lapack import dpocon, dposv
 
@@ -185,7 +199,7 @@ def _line(gramian: Array, with_mean: Array, radius: float) -> tuple[float, Array
     unit = gramian / norms / norms[:, None]
     right = np.stack([np.ones(len(norms)), with_mean], axis=1) / norms[:, None]
     factor, solved, failed = dposv(unit.T, right)
-    if failed or not dpocon(factor, np.abs(unit).sum(axis=0).max())[0] > _DEPENDENT:
+    if failed or not dpocon(factor, np.abs(unit).sum(axis=0).max())[0] > dependent:
         return None
     ones, mean = (solved / norms[:, None]).T
     slope = mean.sum() / ones.sum() * ones - mean
