@@ -74,6 +74,28 @@ class Noisy(nn.Module):
         return functional.dropout(x * self.factors.exp(), 0.5)
 
 
+class Remembering(nn.Module):
+    """Looks things up in what it is given, which all instances share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return (x @ self.keys @ memory.T).softmax(-1) @ memory
+
+
+class Centred(nn.Module):
+    """Takes the mean of the batch off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0)) * self.factors
+
+
 class TestState:
     """Layers that remember, and layers that were changed."""
 
@@ -285,6 +307,42 @@ class TestPasses:
         for n, length in [(1, 3), (2, 1), (2, 6), (3, 6), (6, 3), (1, 6)]:
             x = batch(length, n, 8)
             losses = one(model(x).transpose(0, 1))
+            expected = reference(losses, list(model.parameters()))
+            torch.testing.assert_close(engine.compute_gramian(losses), expected)
+
+    def test_what_instances_share_may_be_as_long_as_the_batch(self) -> None:
+        model = nn.ModuleList([nn.Linear(4, 4), Remembering(), nn.Linear(4, 3)]).to(F64)
+        memory = batch(5, 4)
+        engine = Autogram(model, batch_dim=0)
+        for n, loss in [(7, one), (5, one), (5, several), (6, several)]:
+            x = batch(n, 2, 4)
+
+            def losses(x: Tensor = x, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
+                hidden = model[1](model[0](x), memory)
+                return loss(model[2](hidden).mean(1))
+
+            expected = reference(losses(), list(model.parameters()))
+            torch.testing.assert_close(engine.compute_gramian(losses()), expected)
+            assert_served(model, losses)
+
+    @pytest.mark.parametrize("loss", [one, several])
+    def test_what_instances_share_where_they_are_the_faster_index(
+        self, loss: Callable[[Tensor], Tensor]
+    ) -> None:
+        model = nn.ModuleList([nn.Linear(4, 4), Remembering(), nn.Linear(4, 3)]).to(F64)
+        memory, x = batch(15, 4), batch(3, 5, 4)
+
+        def losses() -> Tensor:
+            hidden = model[1](model[0](x).flatten(0, 1), memory).reshape(3, 5, 4)
+            return loss(model[2](hidden).mean(0))
+
+        assert_served(model, losses)
+
+    def test_a_first_layer_that_mixes_instances_after_a_batch_of_one(self) -> None:
+        model = nn.Sequential(Centred(), nn.Linear(4, 3)).to(F64)
+        engine = Autogram(model, batch_dim=0)
+        for n in (1, 6):
+            losses = one(model(batch(n, 4)))
             expected = reference(losses, list(model.parameters()))
             torch.testing.assert_close(engine.compute_gramian(losses), expected)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,22 @@ from torch.utils import _pytree as pytree
 
 from jdframework.errors import UnsupportedModelError
 
+from jd_plugin_autogram.layout import Layout
 from jd_plugin_autogram.pieces import by_objective
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
 _Rows = dict[str, Tensor]
+_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-10}
+_HALF_TOLERANCE: Final = 0.1
 
 
 class Generic(Rule):
-    """Runs the layer again, instance by instance, and differentiates that."""
+    """Runs the layer again, instance by instance, and differentiates that.
+
+    Whether the rows add up to what the whole batch gives is seen every time; if not, they are found
+    on the whole batch, an objective at a time.
+    """
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = ()
 
@@ -49,6 +56,21 @@ class Generic(Rule):
 
 def _rows(use: Use, values: _Rows) -> _Rows:
     """``[n·k, *shape]`` per parameter."""
+    back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
+
+    def of_batch(*gradients: Tensor) -> _Rows:
+        rows: _Rows = back(list(gradients))[0]
+        return rows
+
+    if all(layout.n == 1 for layout in use.layouts if layout is not None):
+        return _mapped(of_batch, [g for g in use.gradients if g is not None])
+    found = _apart(use, values)
+    # What instances share may be as long as the batch is this time, and a layer may mix them.
+    return found if _adds_up(found, of_batch, use) else _one_by_one(of_batch, use)
+
+
+def _apart(use: Use, values: _Rows) -> _Rows:
+    """The rows by running the layer on each instance alone."""
     arguments, structure = pytree.tree_flatten((use.inputs, use.kwargs))
     batched = {i: s for i, a in enumerate(arguments) if (s := _by_instance(use, a)) is not None}
     given = [
@@ -56,9 +78,6 @@ def _rows(use: Use, values: _Rows) -> _Rows:
         for gradient, layout in zip(use.gradients, use.layouts, strict=True)
         if gradient is not None and layout is not None
     ]
-    if all(layout.n == 1 for layout in use.layouts if layout is not None):
-        back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
-        return _mapped(lambda *gradients: back(list(gradients))[0], given)
 
     def of_objective(*tensors: Tensor) -> _Rows:
         instance = list(arguments)
@@ -73,6 +92,46 @@ def _rows(use: Use, values: _Rows) -> _Rows:
     k = len(given[0]) // len(next(iter(batched.values()), given[0]))
     repeated = [tensor.repeat_interleave(k, 0) for tensor in batched.values()]
     return _mapped(of_objective, [*repeated, *given])
+
+
+def _adds_up(found: _Rows, of_batch: Callable[..., _Rows], use: Use) -> bool:
+    """Whether a weighted sum of the rows is what the whole batch gives; or nothing is finite."""
+    m = len(next(iter(found.values())))
+    u = 0.5 + torch.rand(m, generator=torch.Generator().manual_seed(0))
+    expected = of_batch(*(gradient.sum(0) for gradient in _weighted(use, u)))
+    for name, rows in found.items():
+        flat = rows.flatten(1)
+        error = (u.to(flat) @ flat - expected[name].flatten()).norm()
+        allowed = _TOLERANCE.get(rows.dtype, _HALF_TOLERANCE) * flat.norm()
+        if bool(error > allowed):
+            return False
+    return True
+
+
+def _one_by_one(of_batch: Callable[..., _Rows], use: Use) -> _Rows:
+    """The rows by differentiating the whole batch's outputs, those of an instance at a time."""
+    layout = next(layout for layout in use.layouts if layout is not None)
+    k = next(len(gradient) for gradient in use.gradients if gradient is not None)
+    rows = []
+    for unit in torch.eye(layout.n):
+        chosen = _weighted(use, unit.repeat_interleave(k))
+        rows += [of_batch(*(gradient[a] for gradient in chosen)) for a in range(k)]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _weighted(use: Use, weights: Tensor) -> list[Tensor]:
+    """The outputs' gradients ``[k, *shape]``, each objective's share times its weight ``[m]``."""
+    found = []
+    for gradient, layout in zip(use.gradients, use.layouts, strict=True):
+        if gradient is not None and layout is not None:
+            size, after = gradient.shape[layout.dim + 1], gradient.ndim - layout.dim - 2
+            places = Layout(layout.n, 0, layout.minor).split(torch.arange(size)).flatten(1)
+            factors = gradient.new_empty((len(gradient), size))
+            by_instance = weights.to(gradient).reshape(layout.n, -1).T
+            factors[:, places] = by_instance.unsqueeze(2).expand(-1, -1, places.shape[1])
+            shape = len(gradient), *(1,) * layout.dim, size, *(1,) * after
+            found.append(gradient * factors.reshape(shape))
+    return found
 
 
 def _by_instance(use: Use, argument: Any) -> Tensor | None:
