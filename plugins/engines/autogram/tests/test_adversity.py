@@ -19,6 +19,7 @@ import jdframework as jd
 from jdframework.bases import GramianWeighting
 
 from jd_plugin_autogram import Autogram
+from jd_plugin_autogram.objectives import Instances
 
 from .truth import F64, Ramp, assert_gradient, assert_served, joined, one, reference, several, tasks
 
@@ -72,6 +73,33 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.dropout(x * self.factors.exp(), 0.5)
+
+
+def pooled(hidden: Tensor, lengths: tuple[int, ...], way: str) -> Tensor:
+    """The sums of stretches, ``[len(lengths), features]``."""
+    owners = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    if way == "index_add":
+        sums = hidden.new_zeros(len(lengths), hidden.shape[1])
+        return sums.index_add(0, owners, hidden)
+    if way == "split":
+        return torch.stack([part.sum(0) for part in hidden.split(list(lengths))])
+    if way == "slice":
+        ends = torch.tensor(lengths).cumsum(0).tolist()
+        parts = [hidden[end - size : end] for end, size in zip(ends, lengths, strict=True)]
+        return torch.stack([part.sum(0) for part in parts])
+    chosen = functional.one_hot(owners, len(lengths)).T.to(hidden)
+    if way == "einsum":
+        return torch.einsum("ij,jd->id", chosen, hidden)
+    return torch.sparse.mm(chosen.to_sparse(), hidden) if way == "sparse" else chosen @ hidden
+
+
+def assert_right_or_refused(engine: Autogram, losses: Callable[[], Tensor]) -> None:
+    expected = reference(losses(), engine.parameters)
+    try:
+        found = engine.compute_gramian(losses())
+    except jd.UnsupportedModelError:
+        return
+    torch.testing.assert_close(found, expected)
 
 
 class Remembering(nn.Module):
@@ -337,6 +365,69 @@ class TestPasses:
             return loss(model[2](hidden).mean(0))
 
         assert_served(model, losses)
+
+    @pytest.mark.parametrize("pool", ["index_add", "mm", "einsum", "sparse", "split", "slice"])
+    def test_instances_that_lay_evenly_at_first_and_then_do_not(self, pool: str) -> None:
+        layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]).to(F64)
+        engine = Autogram(layers, batch_dim=0)
+        for lengths in [(3, 3, 3, 3), (4, 3, 3, 2), (1, 6, 3, 2), (2, 2, 2, 2)]:
+            x = batch(sum(lengths), 4)
+
+            def losses(x: Tensor = x, lengths: tuple[int, ...] = lengths) -> Tensor:
+                hidden = layers[1](layers[0](x).tanh()).tanh()
+                return one(layers[2](pooled(hidden, lengths, pool)))
+
+            assert_right_or_refused(engine, losses)
+
+    def test_an_order_that_was_the_batchs_own_at_first(self) -> None:
+        layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]).to(F64)
+        engine = Autogram(layers, batch_dim=0)
+        for order in (torch.arange(6), torch.tensor([3, 1, 0, 5, 4, 2]), torch.arange(6)):
+            x = batch(6, 4)
+
+            def losses(x: Tensor = x, order: Tensor = order) -> Tensor:
+                hidden = layers[1](layers[0](x).tanh()[order]).tanh()
+                return one(layers[2](hidden[order.argsort()]))
+
+            assert_right_or_refused(engine, losses)
+
+    def test_tokens_that_were_one_of_each_instance_at_first(self) -> None:
+        layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 1)]).to(F64)
+        engine = Autogram(layers, batch_dim=0)
+        for places in ([0, 4, 8, 9], [0, 1, 5, 9]):
+            x, mask = batch(4, 3, 4), torch.zeros(4, 3, dtype=torch.bool)
+            mask.view(-1)[places] = True
+
+            def losses(x: Tensor = x, mask: Tensor = mask) -> Tensor:
+                found = layers[1](layers[0](x).tanh()[mask]).square().flatten()
+                return torch.zeros(4, dtype=F64).index_add(0, mask.nonzero()[:, 0], found)
+
+            assert_right_or_refused(engine, losses)
+
+    def test_places_are_remembered_where_the_data_choose_none(self, monkeypatch: Any) -> None:
+        model = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True).to(F64)
+        engine = Autogram(model, batch_dim=0)
+        probe = Instances.probe
+        probes: list[int] = []
+
+        def counted(self: Instances, edges: Any) -> Any:
+            probes.append(1)
+            return probe(self, edges)
+
+        monkeypatch.setattr(Instances, "probe", counted)
+        classes = torch.tensor([0, 3, 1, 7])
+        for last in ([0, 5, 2, 2], [1, 1, 4, 3]):
+            output = model(torch.cat([batch(4, 1, 8), batch(4, 5, 8)], dim=1))
+            chosen = output[torch.arange(4), torch.tensor(last)] + output[:, 0]
+            logits = chosen.log_softmax(1)
+            engine.backward(-logits.gather(1, classes.unsqueeze(1)), Ramp())
+        assert len(probes) == 2  # 8 classes are twice the batch: they might be instances
+        for n in (3, 3):
+            output = model(torch.cat([batch(n, 1, 8), batch(n, 5, 8)], dim=1))
+            chosen = output[torch.arange(n), torch.tensor([5, 2, 1])] + output[:, 0]
+            logits = chosen.log_softmax(1)
+            engine.backward(-logits.gather(1, classes[:n].unsqueeze(1)), Ramp())
+        assert len(probes) == 3
 
     def test_a_first_layer_that_mixes_instances_after_a_batch_of_one(self) -> None:
         model = nn.Sequential(Centred(), nn.Linear(4, 3)).to(F64)

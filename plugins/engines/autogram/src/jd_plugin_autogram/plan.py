@@ -12,6 +12,7 @@ from jdframework.errors import UnsupportedModelError
 from jd_plugin_autogram.experience import Experience, Place
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
+from jd_plugin_autogram.rearranging import arrangement
 from jd_plugin_autogram.routes import Routes
 from jd_plugin_autogram.visits import BareVisit, CallVisit, SpreadVisit, Visit
 
@@ -125,12 +126,14 @@ def _layouts(
     """Per visit and output; None where its gradient does not fall apart into instances."""
     if not isinstance(objectives, Instances) or objectives.n == 1:
         return [[Layout(1)] * len(visit.edges) for visit in visits]
-    kind = (routes.kind, tuple(len(visit.wanted) for visit in visits))
-    found = _remembered(visits, experience.places(kind), objectives.n)
+    arranged = arrangement(routes.nodes, objectives.n)
+    kind = (routes.kind, tuple(len(visit.wanted) for visit in visits), arranged)
+    known = None if arranged is None else experience.places(kind)
+    found = _remembered(visits, known, objectives.n)
     if found is not None:
         return found
     options = _agreeing(objectives, visits)
-    if all(len(agreeing) <= 1 for own in options for agreeing in own):
+    if arranged is not None and all(len(agreeing) <= 1 for own in options for agreeing in own):
         experience.remember(kind, _places(visits, options))
     return [[agreeing[0] if agreeing else None for agreeing in own] for own in options]
 
