@@ -108,9 +108,10 @@ class Remembering(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.keys = nn.Parameter(torch.randn(4, 4))
+        self.sharpness = nn.Parameter(torch.tensor(1.3))
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        return (x @ self.keys @ memory.T).softmax(-1) @ memory
+        return (self.sharpness * x @ self.keys @ memory.T).softmax(-1) @ memory
 
 
 class Centred(nn.Module):

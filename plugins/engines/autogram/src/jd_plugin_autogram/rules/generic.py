@@ -100,7 +100,7 @@ def _adds_up(found: _Rows, of_batch: Callable[..., _Rows], use: Use) -> bool:
     u = 0.5 + torch.rand(m, generator=torch.Generator().manual_seed(0))
     expected = of_batch(*(gradient.sum(0) for gradient in _weighted(use, u)))
     for name, rows in found.items():
-        flat = rows.flatten(1)
+        flat = rows.reshape(m, -1)
         error = (u.to(flat) @ flat - expected[name].flatten()).norm()
         allowed = _TOLERANCE.get(rows.dtype, _HALF_TOLERANCE) * flat.norm()
         if bool(error > allowed):
