@@ -430,6 +430,11 @@ class TestPasses:
             engine.backward(-logits.gather(1, classes[:n].unsqueeze(1)), Ramp())
         assert len(probes) == 3
 
+    @pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4, affine=True), nn.GroupNorm(2, 4)])
+    def test_norms_of_images_that_lie_time_first_in_memory(self, norm: nn.Module) -> None:
+        model, x = nn.ModuleList([nn.Linear(4, 4), norm]).to(F64), batch(6, 5, 4)
+        assert_served(model, lambda: one(model[1](model[0](x).permute(1, 2, 0))))
+
     def test_a_first_layer_that_mixes_instances_after_a_batch_of_one(self) -> None:
         model = nn.Sequential(Centred(), nn.Linear(4, 3)).to(F64)
         engine = Autogram(model, batch_dim=0)

@@ -150,12 +150,12 @@ def _sums_of_groups(use: Use, groups: int) -> tuple[Float[Tensor, "k N C"], Floa
     count, channels = inputs.shape[:2]
     length = inputs[0, 0].numel()
     sizes = 1, count * channels, length, count * groups
-    flat = inputs.reshape(1, count * channels, length)
+    flat = inputs.reshape(1, count * channels, length).contiguous()
     _, mean, scale = torch.native_group_norm(flat, None, None, *sizes, use.layer.eps)
     ones = inputs.new_ones(count * channels)
     found = [
         torch.ops.aten.native_group_norm_backward(
-            g.reshape(flat.shape), flat, mean, scale, ones, *sizes, (False, True, True)
+            g.reshape(flat.shape).contiguous(), flat, mean, scale, ones, *sizes, (False, True, True)
         )[1:]
         for g in gradient.unbind()
     ]
