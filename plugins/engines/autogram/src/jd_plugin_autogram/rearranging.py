@@ -25,6 +25,9 @@ _CHOOSING: Final = (
 """How the names of operations begin that move entries to other places."""
 _CUTTING: Final = ("Slice", "Narrow", "Split", "Cat")
 """The same of those that part or join tensors."""
+_TURNING: Final = ("Sum", "Mean", "Permute", "Transpose")
+"""The same of those that exchange dimensions, or leave one."""
+_DIMENSIONS: Final = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1")
 _MULTIPLYING: Final = {
     "MmBackward0": 1,
     "AddmmBackward0": 2,
@@ -43,11 +46,13 @@ def arrangement(nodes: Iterable[Node], n: int) -> Hashable | None:
     :param n: How many instances there are.
     :return: None if the next batch may have them elsewhere.
     """
-    found = []
+    found: list[Hashable] = []
     for node in nodes:
         name = node.name()
         if name.startswith(_CUTTING):
             found.append((name, _cut(node, n)))
+        elif name.startswith(_TURNING):
+            found.append((name, *(str(getattr(node, field, "")) for field in _DIMENSIONS)))
         elif not _stays(node, name, n):
             return None
     return tuple(found)
