@@ -289,6 +289,17 @@ class TestHooksOfTheUser:
 
         assert_served(model, losses)
 
+    @pytest.mark.parametrize("batch_dim", [0, None])
+    def test_a_hook_on_a_parameter_counts_whenever_it_came(self, batch_dim: int | None) -> None:
+        model, x = mlp(), batch()
+        loss = one if batch_dim == 0 else tasks
+        engine = Autogram(model, batch_dim=batch_dim)
+        for _ in range(2):
+            expected = reference(loss(model(x)), list(model.parameters()))
+            torch.testing.assert_close(engine.compute_gramian(loss(model(x))), expected)
+            model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
+        assert_served(model, lambda: loss(model(x)), batch_dim=batch_dim)
+
     def test_hooks_that_wait_for_autograds_accumulation_are_refused(self) -> None:
         model, x = mlp(), batch()
         model[0].weight.register_post_accumulate_grad_hook(lambda p: None)
@@ -379,6 +390,14 @@ class TestPasses:
                 return one(layers[2](pooled(hidden, lengths, pool)))
 
             assert_right_or_refused(engine, losses)
+
+    def test_instances_and_positions_that_change_places_in_a_square(self) -> None:
+        layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 3)]).to(F64)
+        engine, x = Autogram(layers, batch_dim=0), batch(5, 5, 4)
+        for dim in (1, 0, 1):
+            expected = reference(one(layers[1](layers[0](x)).sin().sum(dim)), engine.parameters)
+            found = engine.compute_gramian(one(layers[1](layers[0](x)).sin().sum(dim)))
+            torch.testing.assert_close(found, expected)
 
     def test_an_order_that_was_the_batchs_own_at_first(self) -> None:
         layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]).to(F64)

@@ -99,7 +99,8 @@ def _divided(
 ) -> tuple[list[Visit], dict[int, nn.Parameter]]:
     """The uses that are understood, and by identity the parameters that need a pass each."""
     reached = {id(leaf) for leaf in routes.around}
-    around = {id(p): p for p in parameters if id(p) in reached}
+    # A hook on a parameter sees whole gradients, which only autograd's own rows are.
+    around = {id(p): p for p in parameters if id(p) in reached or p._backward_hooks}
     visits = _visits(routes, {id(p) for p in parameters} - around.keys())
     if objectives.n == 1:
         dear = [v for v in visits if not v.saves(objectives.k)]
