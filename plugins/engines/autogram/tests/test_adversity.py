@@ -391,6 +391,23 @@ class TestPasses:
 
             assert_right_or_refused(engine, losses)
 
+    @pytest.mark.parametrize("pool", ["index_add", "slice"])
+    @pytest.mark.parametrize("weight", [1e-1, 1e-3, 1e-5])
+    def test_a_row_that_hardly_counts_is_not_left_to_another_instance(
+        self, weight: float, pool: str
+    ) -> None:
+        layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]).to(F64)
+        engine, factors = Autogram(layers, batch_dim=0), torch.ones(12, 1, dtype=F64)
+        factors[3] = weight
+        for lengths in [(3, 3, 3, 3), (4, 2, 3, 3)]:
+            x = batch(12, 4)
+
+            def losses(x: Tensor = x, lengths: tuple[int, ...] = lengths) -> Tensor:
+                hidden = layers[1](layers[0](x).tanh()).tanh() * factors
+                return one(layers[2](pooled(hidden, lengths, pool)))
+
+            assert_right_or_refused(engine, losses)
+
     def test_instances_and_positions_that_change_places_in_a_square(self) -> None:
         layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 3)]).to(F64)
         engine, x = Autogram(layers, batch_dim=0), batch(5, 5, 4)

@@ -49,7 +49,8 @@ class AutogramConfig(EngineConfig):
     verify_first: bool = Field(
         True,
         description="Whether the first step on each kind of graph checks uᵀGu = ‖Jᵀu‖² by one "
-        "backward pass, and refuses the model if it does not hold.",
+        "backward pass, and refuses the model if it does not hold; every step, where the data "
+        "choose which rows belong to which instance.",
     )
 
     @field_validator("memory")
@@ -119,8 +120,8 @@ class Autogram(Engine):
         outputs = _checked(losses)
         step = self._step(self._objectives(outputs))
         gramian = step.gramians(retain_graph=True, keep=False)[0]
-        if self._is_to_be_verified(step.routes):
-            self._verify(outputs, gramian, step.routes)
+        if self._is_to_be_verified(step):
+            self._verify(outputs, gramian, step)
         return gramian
 
     def update(
@@ -146,7 +147,7 @@ class Autogram(Engine):
                 f"module to the Descent, or, if they are data that a loss is differentiated by, "
                 f"call requires_grad_(False) on them before backward"
             )
-        unverified = self._is_to_be_verified(step.routes)
+        unverified = self._is_to_be_verified(step)
         parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
         checked = self._verifying(outputs, step, check) if unverified else check
         weights, outcome = groups.weighted(parts, values, checked)
@@ -192,7 +193,7 @@ class Autogram(Engine):
         tasks = head_params(losses, features, shared)
         cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
         step = self._step(Tasks(cut.outputs, cut.starts), groups.owners, outside=False)
-        unverified = self._is_to_be_verified(step.routes)
+        unverified = self._is_to_be_verified(step)
         parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
         checked = self._verifying(cut.outputs, step, check, cut.starts) if unverified else check
         weights, outcome = groups.weighted(parts, values, checked)
@@ -252,8 +253,10 @@ class Autogram(Engine):
                 f"use GroupNorm, or use engine='autojac'"
             )
 
-    def _is_to_be_verified(self, routes: Routes) -> bool:
-        return self.config.verify_first and not self._experience.is_verified(routes.kind)
+    def _is_to_be_verified(self, step: Step) -> bool:
+        """Every time, where what is seen of one batch's instances is not true of the next's."""
+        known = step.plan.arranged is not None and self._experience.is_verified(step.kind)
+        return self.config.verify_first and not known
 
     def _verifying(
         self,
@@ -265,7 +268,7 @@ class Autogram(Engine):
         """The engine's own check of the Gramian, then the given one."""
 
         def both(gramian: Tensor) -> None:
-            self._verify(outputs, gramian, step.routes, starts)
+            self._verify(outputs, gramian, step, starts)
             if check is not None:
                 check(gramian)
 
@@ -275,7 +278,7 @@ class Autogram(Engine):
         self,
         outputs: Sequence[Tensor],
         gramian: Tensor,
-        routes: Routes,
+        step: Step,
         starts: Sequence[Tensor] | None = None,
     ) -> None:
         """Refuses a Gramian that is wrong; after an overflow, the next step is verified instead."""
@@ -283,7 +286,7 @@ class Autogram(Engine):
         if not math.isfinite(error):
             return
         tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in self.parameters)
-        if any(_is_of_half_precision(node) for node in routes.nodes):
+        if any(_is_of_half_precision(node) for node in step.routes.nodes):
             tolerance = _HALF_TOLERANCE
         if error > tolerance:
             raise UnsupportedModelError(
@@ -291,7 +294,7 @@ class Autogram(Engine):
                 f"its own instance, or a layer gives something else when it is run again; use "
                 f"batch_dim=None or engine='autojac'"
             )
-        self._experience.verified(routes.kind)
+        self._experience.verified(step.kind)
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:

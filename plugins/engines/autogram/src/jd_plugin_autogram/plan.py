@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -26,6 +26,8 @@ class Plan:
     """Per visit and output."""
     around: list[nn.Parameter]
     """Parameters whose rows take one pass for each objective."""
+    arranged: Hashable | None = "whole"
+    """What batches have in common whose instances lie alike; None if it is this one's alone."""
 
     def groups(self, passes: int, size: int) -> list[list[int]]:
         """The visits, in groups whose gradients fit into some memory; one, if all of them do.
@@ -62,7 +64,9 @@ def planned(
     :raises UnsupportedModelError: if no layer keeps the instances apart.
     """
     visits, around = _divided(objectives, routes, parameters)
-    layouts = _layouts(objectives, visits, routes, experience)
+    apart = isinstance(objectives, Instances) and objectives.n > 1
+    arranged = arrangement(routes.nodes, objectives.n) if apart else "whole"
+    layouts = _layouts(objectives, visits, routes, experience, arranged)
     lost = [v for v, own in zip(visits, layouts, strict=True) if None in own]
     mixed = next((visit for visit in lost if isinstance(visit, CallVisit)), None)
     if mixed is not None and len(lost) == len(visits):
@@ -78,7 +82,7 @@ def planned(
         if visit.wanted:
             kept.append(visit)
             places.append([layout for layout in own if layout is not None])
-    return Plan(kept, places, list(around.values()))
+    return Plan(kept, places, list(around.values()), arranged)
 
 
 def sketched(objectives: Objectives, routes: Routes, parameters: Sequence[nn.Parameter]) -> Plan:
@@ -122,12 +126,15 @@ def _visits(routes: Routes, wanted: set[int]) -> list[Visit]:
 
 
 def _layouts(
-    objectives: Objectives, visits: Sequence[Visit], routes: Routes, experience: Experience
+    objectives: Objectives,
+    visits: Sequence[Visit],
+    routes: Routes,
+    experience: Experience,
+    arranged: Hashable | None,
 ) -> list[list[Layout | None]]:
     """Per visit and output; None where its gradient does not fall apart into instances."""
     if not isinstance(objectives, Instances) or objectives.n == 1:
         return [[Layout(1)] * len(visit.edges) for visit in visits]
-    arranged = arrangement(routes.nodes, objectives.n)
     kind = (routes.kind, tuple(len(visit.wanted) for visit in visits), arranged)
     known = None if arranged is None else experience.places(kind)
     found = _remembered(visits, known, objectives.n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +36,11 @@ class Step:
     outside: Sequence[Tensor]
     size: int
     _pieces: list[Piece] | None = field(default=None, init=False)
+
+    @property
+    def kind(self) -> Hashable:
+        """What it has in common with other steps that are right if it is."""
+        return self.routes.kind, self.plan.arranged
 
     @torch.no_grad()
     def gramians(self, *, retain_graph: bool, keep: bool) -> dict[int, Float[Tensor, "m m"]]:
