@@ -963,3 +963,17 @@ class TestMemory:
             passes.append(len(count))
         assert passes[0] == 1
         assert passes[2] > 1
+
+
+def test_losses_that_begin_to_mix_instances_are_found_out_by_the_tenth_step() -> None:
+    model = mlp()
+    engine = Autogram(model, batch_dim=0)
+
+    def losses(share: float) -> Tensor:
+        outputs = one(model(batch()))
+        return outputs + share * outputs.mean()
+
+    for _ in range(9):
+        engine.compute_gramian(losses(0.0))
+    with pytest.raises(jd.UnsupportedModelError, match="fails uᵀGu"):
+        engine.compute_gramian(losses(1.0))

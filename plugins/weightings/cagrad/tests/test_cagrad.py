@@ -224,3 +224,16 @@ def test_opposite_gradients_get_in_single_precision_what_they_get_in_double() ->
         found = jd.aggregator("cagrad", c=0.5)(jacobian).double()
         expected = jd.aggregator("cagrad", c=0.5)(jacobian.double())
         assert (found - expected).norm() <= 1e-3 * jacobian.norm(dim=1).mean()
+
+
+def test_gradients_whose_squares_half_precision_loses_stop_no_step() -> None:
+    generator = torch.Generator().manual_seed(0)
+    method = jd.weighting("cagrad", c=2.0)
+    for _ in range(100):
+        jacobian = torch.randn(8, 5, generator=generator)
+        jacobian *= 10 ** (-6 * torch.rand(8, 1, generator=generator))
+        gramian = (jacobian @ jacobian.T).half()
+        lost = gramian.diagonal() == 0
+        assert method(gramian).isfinite().all()
+        assert (method(gramian)[lost] >= 0).all()
+    assert lost.any()

@@ -107,6 +107,15 @@ def test_opposite_gradients_give_no_update() -> None:
     assert jd.weighting("config")(gramian).tolist() == [0.0, 0.0]
 
 
+def test_long_opposite_gradients_leave_no_random_update_beside_a_short_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([[7e3], [2e-5], [-3e3], [1e5], [-2.0]])
+    for _ in range(50):
+        first, second = torch.randn(2, 7, generator=generator)
+        jacobian = lengths * torch.stack([first, second, first, first, first])
+        assert not jd.aggregator("config")(jacobian).any()
+
+
 def test_gradients_that_sum_to_zero_give_no_update() -> None:
     jacobian = rows(3, 10, seed=0)
     weights = jd.weighting("config")(linalg.gramian([jacobian - jacobian.mean(0)]))

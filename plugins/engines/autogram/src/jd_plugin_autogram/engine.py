@@ -48,9 +48,9 @@ class AutogramConfig(EngineConfig):
     )
     verify_first: bool = Field(
         True,
-        description="Whether the first step on each kind of graph checks uᵀGu = ‖Jᵀu‖² by one "
-        "backward pass, and refuses the model if it does not hold; every step, where the data "
-        "choose which rows belong to which instance.",
+        description="Whether the first, tenth, hundredth … step on each kind of graph checks "
+        "uᵀGu = ‖Jᵀu‖² by one backward pass, and refuses the model if it does not hold; every "
+        "step, where the data choose which rows belong to which instance.",
     )
 
     @field_validator("memory")
@@ -79,7 +79,7 @@ class Autogram(Engine):
         that of one instance (the only one, if they have but one); None if each depends on the whole
         batch. In the layers' tensors, instances are found wherever they lie.
     :param memory: What may be kept to save a second backward pass.
-    :param verify_first: Whether the first step is checked.
+    :param verify_first: Whether the first, tenth, hundredth … step are checked.
     :raises UnsupportedModelError: if a module is wrapped for distributed training, or has complex
         parameters.
 
@@ -255,8 +255,9 @@ class Autogram(Engine):
 
     def _is_to_be_verified(self, step: Step) -> bool:
         """Every time, where what is seen of one batch's instances is not true of the next's."""
-        known = step.plan.arranged is not None and self._experience.is_verified(step.kind)
-        return self.config.verify_first and not known
+        if not self.config.verify_first:
+            return False
+        return step.plan.arranged is None or not self._experience.is_trusted(step.kind)
 
     def _verifying(
         self,

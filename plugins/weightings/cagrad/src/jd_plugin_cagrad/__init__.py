@@ -107,6 +107,9 @@ def _conflict_averse(c: float, gramian: Array) -> Array:
     largest = gramian.diagonal().max()
     if largest <= 0.0:
         return mean
+    absent = gramian.diagonal() <= 0.0
+    if absent.any():  # in half precision, products may be left of a row whose square is not
+        gramian = np.where(absent | absent[:, None], 0.0, gramian)
     given, gramian = gramian, gramian / largest
     radius = c * _length(gramian, mean, rounding)
     if radius == 0.0:

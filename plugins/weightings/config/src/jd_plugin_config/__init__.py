@@ -69,8 +69,9 @@ def _solved(gramian: Array, preferences: Array) -> Array:
     longest = norms.max()
     along = norms / longest * reached
     # A direction, or a length, that is zero but for rounding would be a random update.
-    nowhere = np.linalg.norm(reached) <= 10 * tolerance * np.linalg.norm(wanted)
-    if nowhere or abs(along.sum()) <= 10 * tolerance * np.abs(along).sum():
+    rounding = 10 * tolerance * float(np.linalg.norm(wanted))
+    terms = 10 * tolerance * np.abs(along).sum() + rounding * (norms / longest).sum()
+    if np.linalg.norm(reached) <= rounding or abs(along.sum()) <= terms:
         return np.zeros_like(norms)
     length = along.sum() / (mixture @ reached)
     return np.asarray(

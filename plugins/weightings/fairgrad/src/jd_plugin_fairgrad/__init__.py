@@ -41,9 +41,9 @@ class FairGrad(GramianWeighting):
     The equations are solved by Newton's method in units in which each gradient alone would have
     weight one, to 1e-9 or better. torchjd and the authors' code use least squares with absolute
     tolerances, which for gradients of norm 1e-3 stop with the equations off by most of their size;
-    the latter also multiplies by ``m`` and clips to norm one. For alpha from 0.05 to 10, gradients
+    the latter also multiplies by ``m`` and clips to norm one. For alpha from 0.05 to 5, gradients
     of any scale are solved. Beyond that, the weights of unequal gradients can leave the range of
-    float64: an error says so.
+    float64, of dependent ones from 8 on: an error says so.
 
     A zero gradient gets weight zero and does not stop the others. Where a convex combination of
     the others is zero (the point is Pareto-stationary), no direction helps all, and no finite
