@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import sysconfig
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -142,8 +142,8 @@ def test_quick_and_epochs_make_the_training_shorter() -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_demo_ends_within_30_seconds(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_the_quick_demo_takes_less_than_30_seconds_of_one_core(tmp_path: Path) -> None:
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     done = subprocess.run(
         [JD, "demo", "--quick", "--json"],
         cwd=tmp_path,
@@ -151,7 +151,7 @@ def test_the_quick_demo_ends_within_30_seconds(tmp_path: Path) -> None:
         timeout=120,
         check=True,
     )
-    seconds = time.monotonic() - started
+    seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
     results = json.loads(done.stdout)["results"]
     assert [row["method"] for row in results] == ["sum", "uw", "mgda", "upgrad"]
     assert min(row["mean_accuracy"] for row in results) > 0.7
