@@ -31,6 +31,7 @@ class DualConeConfig(PreferenceConfig):
         "problem itself; torchjd uses 1e-4.",
     )
     solver: Solver = "exact"
+    """What solves the projections."""
 
 
 class DualConeWeighting(Preferring, GramianWeighting, ABC):

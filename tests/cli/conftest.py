@@ -47,6 +47,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             del sys.modules[name]
 
 
+@pytest.fixture(autouse=True)
+def _no_width_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes of pytest set one for all that they start."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def jd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """``jd`` in this process."""

@@ -120,10 +120,3 @@ def test_a_tensor_of_another_shape_is_refused() -> None:
 def test_more_losses_than_memory_can_hold_are_refused() -> None:
     with pytest.raises(jd.ConfigError, match=r"uw: shape = .* but at most 1000000000 losses"):
         jd.scalarizer("uw", shape=10**30)
-
-
-@pytest.mark.parametrize("name", ["stch", "stch-mtl"])
-@pytest.mark.parametrize("mu", [1e-50, 1e300])
-def test_a_smoothness_that_float32_cannot_hold_is_refused(name: str, mu: float) -> None:
-    with pytest.raises(jd.ConfigError, match=f"{name}: mu = "):
-        jd.scalarizer(name, mu=mu)

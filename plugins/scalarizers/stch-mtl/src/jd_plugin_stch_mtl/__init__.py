@@ -22,8 +22,7 @@ class STCHMTLConfig(Config):
 
     mu: float = Field(
         1.0,
-        ge=1e-30,
-        le=1e30,
+        gt=0,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     warmup_epochs: int = Field(

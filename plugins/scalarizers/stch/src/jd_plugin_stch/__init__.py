@@ -19,8 +19,7 @@ class STCHConfig(Config):
     """Settings of the smooth Tchebycheff scalarization."""
 
     mu: float = Field(
-        ge=1e-30,
-        le=1e30,
+        gt=0,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     weights: Preference | None = Field(
