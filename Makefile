@@ -31,7 +31,8 @@ demo: $(VENV)/installed  ## train with several methods on real data, and write r
 # As many processes as cores, of one thread each: threads that wait for a core spin. A file's tests
 # stay together, for what they share is dear.
 test: $(VENV)/test  ## the whole test suite; PYTEST_ARGS="-k upgrad" for a part, "-n 0" for one process
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder $(PYTEST_ARGS)
 
 check: check-lint check-format check-types check-imports check-metadata check-table check-links check-gallery  ## lint, format, types, imports, generated files
 
