@@ -8,7 +8,8 @@ solution); PCGrad and GradVac have none. torchjd is measured at its own settings
 lines "UPGrad, exact" its residual is that of the problem without the ridge that it adds. Its
 Nash-MTL is given a Jacobian, as it wants, and starts from its last solution. What takes a second or
 more a call is measured in fewer rounds, and a torchjd that is predicted to take longer than can be
-waited for is left out; the row's note says so.
+waited for is left out; the row's note says so. Each method and kind has a process of its own, in
+which the two take turns.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing import get_context
 from typing import Any, Final
 
 import torch
@@ -74,23 +77,31 @@ class Duel:
 def main() -> None:
     """Measures, prints, and writes JSON."""
     given = arguments(__doc__, largest=256)
-    warnings.simplefilter("ignore")  # torchjd's solver remarks on its own settings
     inputs = QUICK if given.quick else INPUTS
-    sizes = [m for m in inputs if m <= given.largest]
-    duels = [(name, duel, kind) for name, duel in _duels().items() for kind in ("mild", "hard")]
+    sizes = {m: count for m, count in inputs.items() if m <= given.largest}
+    duels = [(name, kind) for name in _duels() for kind in ("mild", "hard")]
     rows: list[Mapping[str, Any]] = []
-    with progress(len(duels) * len(sizes)) as advance:
-        for name, duel, kind in duels:
-            theirs: dict[int, float] = {}
-            for m in sizes:
-                advance(f"{name}, {kind}, m = {m}")
-                expected = _predicted(theirs, m)
-                figures = _measured(duel, kind, m, inputs[m], given.device, expected)
-                if figures["torchjd"] is not None:
-                    theirs[m] = figures["torchjd"].median
-                rows.append({"method": name, "J": kind, "m": m} | figures)
+    with progress(len(duels)) as advance:
+        for name, kind in duels:
+            advance(f"{name}, {kind}")
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                rows += process.submit(_fought, name, kind, sizes, given.device).result()
     show("The weights of a Gramian, ms", [_readable(row) for row in rows])
     print(f"wrote {write('weightings', given, rows)}")
+
+
+def _fought(name: str, kind: str, sizes: Mapping[int, int], device: str) -> list[Mapping[str, Any]]:
+    """A duel's rows; in a process of its own, or it would pay for what those before it left."""
+    warnings.simplefilter("ignore")  # torchjd's solver remarks on its own settings
+    duel = _duels()[name]
+    rows: list[Mapping[str, Any]] = []
+    theirs: dict[int, float] = {}
+    for m, inputs in sizes.items():
+        figures = _measured(duel, kind, m, inputs, device, _predicted(theirs, m))
+        if figures["torchjd"] is not None:
+            theirs[m] = figures["torchjd"].median
+        rows.append({"method": name, "J": kind, "m": m} | figures)
+    return rows
 
 
 def _predicted(seconds: Mapping[int, float], m: int) -> float:

@@ -55,9 +55,11 @@ def min_norm_point(gramian: Array) -> Array:
         return np.asarray(zero / zero.sum())
     if len(gramian) == 2:
         return _min_norm_of_two(gramian)
+    weights = _min_norm_of_many(gramian) if len(gramian) > _MANY else None
+    if weights is not None and squares.min() >= _UNEQUAL * squares.max():
+        return weights
     gramian = gramian / squares.max()  # which changes no weight, and cannot overflow below
     smallest = gramian.diagonal().min()
-    weights = _min_norm_of_many(gramian) if len(gramian) > _MANY else None
     if weights is None:
         weights = nonnegative_qp(gramian + smallest, np.full((len(gramian), 1), -smallest))[:, 0]
     weights = weights / weights.sum()
@@ -105,7 +107,7 @@ def _min_norm_of_two(gramian: Array) -> Array:
 
 
 def _min_norm_of_many(gramian: Array) -> Array | None:
-    """A multiple of the weights, by quick ways for ``y = |g| a``; None where neither ends there.
+    """The weights, by quick ways for ``y = |g| a``; None where neither ends there.
 
     Nearly all of many independent rows have a weight, so that exchanging the wrong signs of
     all-positive ends after a few systems of equations. Of dependent rows no more than their rank
@@ -126,7 +128,8 @@ def _min_norm_of_many(gramian: Array) -> Array | None:
     slope = factor.T @ (factor @ solution) + sums * (sums @ solution - 1.0)
     if violation(solution, slope) > _AIM + rounding(solution):
         return None
-    return np.asarray(solution * sums)
+    weights = solution * sums
+    return np.asarray(weights / weights.sum())
 
 
 def _fitted(upper: Array) -> Array:

@@ -56,7 +56,8 @@ def unit_rows(gramian: Array) -> tuple[Array, Array]:
     norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
     present = norms > 0.0
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=present)
-    cosines = gramian * inverse * inverse[:, None]
+    cosines = gramian * inverse
+    cosines *= inverse[:, None]  # in place: fresh memory of this size costs more than the product
     np.minimum(np.maximum(cosines, -1.0, out=cosines), 1.0, out=cosines)
     cosines.flat[:: len(norms) + 1] = present
     return cosines, norms
