@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jdframework.descent import Descent
+    from jdframework.descent import (
+        Descent,
+        Explanation,
+        Step,
+        backward,
+        explain,
+        jac,
+        jac_to_grad,
+        mtl_backward,
+    )
     from jdframework.errors import (
         BlockedNameError,
         ConfigError,
@@ -23,8 +32,6 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedModelError,
     )
-    from jdframework.explanation import Explanation, explain
-    from jdframework.functional import backward, jac, jac_to_grad, mtl_backward
     from jdframework.registry import (
         Method,
         aggregator,
@@ -36,10 +43,18 @@ if TYPE_CHECKING:
         unregister,
         weighting,
     )
-    from jdframework.step import Step
 
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
-    "jdframework.descent": ("Descent",),
+    "jdframework.descent": (
+        "Descent",
+        "Explanation",
+        "Step",
+        "backward",
+        "explain",
+        "jac",
+        "jac_to_grad",
+        "mtl_backward",
+    ),
     "jdframework.errors": (
         "BlockedNameError",
         "ConfigError",
@@ -51,8 +66,6 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
         "UnknownNameError",
         "UnsupportedModelError",
     ),
-    "jdframework.explanation": ("Explanation", "explain"),
-    "jdframework.functional": ("backward", "jac", "jac_to_grad", "mtl_backward"),
     "jdframework.registry": (
         "Method",
         "aggregator",
@@ -64,11 +77,10 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
         "unregister",
         "weighting",
     ),
-    "jdframework.step": ("Step",),
 }
 _HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
 _SUBMODULES: Final = frozenset(
-    {"bases", "config", "errors", "hooks", "linalg", "protocols", "testing"}
+    {"bases", "config", "errors", "hooks", "linalg", "linearization", "protocols", "testing"}
 )
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from jdframework.errors import ConfigError
-from jdframework.names import nearest
+from jdframework.protocols.names import nearest
 
 
 class Config(BaseModel):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 
-from jdframework import discovery
+from jdframework.protocols.entry_points import hook_entry_points
 
 if TYPE_CHECKING:
     import typer
 
-    from jdframework.step import Step
+    from jdframework.descent.step import Step
 
 hookspec: Final = pluggy.HookspecMarker("jdframework")
 """Marks the hooks below."""
@@ -62,7 +62,7 @@ class _Observers:
         return self._plugins
 
     def _load_entry_points(self, plugins: pluggy.PluginManager) -> None:
-        for entry_point in discovery.hook_entry_points():
+        for entry_point in hook_entry_points():
             try:
                 loaded = entry_point.load()
                 observer = loaded() if isinstance(loaded, type) else loaded

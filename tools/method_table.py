@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import jdframework as jd
-from jdframework.directory import published
+from jdframework.registry.directory import published
 from third_party import THIRD_PARTY, third_party
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from jdframework.directory import Published
-from jdframework.discovery import ALIAS_GROUPS, GROUPS, HOOK_GROUP
-from jdframework.names import KINDS, Kind, is_canonical, key
+from jdframework.protocols.entry_points import ALIAS_GROUPS, GROUPS, HOOK_GROUP
+from jdframework.protocols.names import KINDS, Kind, is_canonical, key
+from jdframework.registry.directory import Published
 
 PREFIX: Final = "jd-plugin-"
 DEFAULT_ENGINE: Final = "jd-plugin-autojac"
@@ -152,7 +152,7 @@ class Plugin:
         return tuple(kernel.requirement(name) for name in names)
 
     def published(self) -> list[Published]:
-        """One entry of ``jdframework/directory.json`` for each name it offers."""
+        """One entry of ``jdframework/registry/directory.json`` for each name it offers."""
         return [
             Published(
                 name=name,

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from jdframework.directory import Published
-from jdframework.names import key
+from jdframework.protocols.names import key
+from jdframework.registry.directory import Published
 from plugin_folder import Kernel, MetadataError, Plugin
 from third_party import THIRD_PARTY, third_party
 
@@ -105,7 +105,7 @@ def _expected(root: Path) -> tuple[dict[Path, str], list[str]]:
     else:
         mistakes += _clashes(entries)
         if len(plugins) == len(folders(root)):
-            files[root / "jdframework" / "directory.json"] = _directory(entries)
+            files[root / "jdframework" / "registry" / "directory.json"] = _directory(entries)
     return files, mistakes
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
-from jdframework.directory import Published
-from jdframework.names import KINDS, is_canonical
+from jdframework.protocols.names import KINDS, is_canonical
+from jdframework.registry.directory import Published
 from plugin_folder import MetadataError
 
 THIRD_PARTY: Final = Path("plugins", "third-party.toml")

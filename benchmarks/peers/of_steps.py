@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 
 _STEPS: Final = 6

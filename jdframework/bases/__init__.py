@@ -13,6 +13,7 @@ from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScal
 from jdframework.bases.tracking import Tracking
 from jdframework.bases.weighting import GramianWeighting, JacobianWeighting, Weighting
 from jdframework.bases.wrapper import WeightingWrapper, Wrapper, WrapperConfig
+from jdframework.linearization import Linearization
 
 __all__ = [
     "Aggregator",
@@ -24,6 +25,7 @@ __all__ = [
     "GramianWeighting",
     "JacobianEngine",
     "JacobianWeighting",
+    "Linearization",
     "PreferenceConfig",
     "Preferring",
     "Randomised",

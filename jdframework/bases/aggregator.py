@@ -17,8 +17,8 @@ from jdframework.bases.weighting import (
     check_jacobian,
     failure_of,
 )
-from jdframework.names import Kind, Need
 from jdframework.protocols import Weighting
+from jdframework.protocols.names import Kind, Need
 
 
 class Aggregator(BaseMethod, ABC):

@@ -9,7 +9,7 @@ from jdframework.bases.engine import Engine
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.bases.weighting import Weighting
 from jdframework.config import Config, Paper
-from jdframework.names import NEEDS, Kind
+from jdframework.protocols.names import NEEDS, Kind
 
 _BASES: Final[dict[Kind, type[Weighting | Aggregator | Scalarizer | Engine]]] = {
     "weighting": Weighting,

@@ -12,14 +12,25 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import gradients, weighted_starts
+from jdframework.autograd.accumulation import add_to_grad
+from jdframework.autograd.graph import gradients, weighted_starts
+from jdframework.autograd.modules import trained
 from jdframework.bases.method import made_up_name
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
-from jdframework.names import Kind, Need
-from jdframework.outcome import Check, Forecast, Outcome
-from jdframework.shared_modules import trained
+from jdframework.linearization import Demand, Forecast, Linearization
+from jdframework.linearization.features import Cut, as_scalars, cut_losses, separating
+from jdframework.linearization.objectives import check_differentiable, objectives
+from jdframework.linearization.update import (
+    NOTHING_REACHED,
+    groups_of,
+    members_of,
+    need_of,
+    treats_groups,
+    update,
+)
+from jdframework.protocols.names import Kind, Need
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
@@ -84,8 +95,7 @@ class Engine(ABC):
         :param modules: Those whose parameters the objectives share.
         :param config: The validated settings.
         """
-        wrapped = None if "sharded" in cls.capabilities else _wrapped(modules)
-        return wrapped or _complex(modules)
+        return unserved(modules, sharded="sharded" in cls.capabilities)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -93,11 +103,43 @@ class Engine(ABC):
         return trained(self.modules)
 
     @abstractmethod
+    def linearize(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
+        *,
+        cotangents: Sequence[Float[Tensor, "m *shape"]] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        need: Demand = "gramian",
+        retain_graph: bool = False,
+    ) -> Linearization:
+        """The derivative of the outputs at this point, of which nothing is computed yet.
+
+        This is all that an engine has to do: everything else follows from what it gives.
+
+        :param outputs: Losses, ``m`` entries in all; or, with ``cotangents``, tensors on the way to
+            them, the features.
+        :param inputs: With respect to what. When None: ``parameters``, and with them, in ``vjp``,
+            every other leaf that the outputs depend on.
+        :param cotangents: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output;
+            each entry of the outputs is one objective when None.
+        :param groups: Positions of inputs that are combined apart; one group of all when None.
+        :param need: What will be asked of it.
+        :param retain_graph: Whether the graph can be used again after the update.
+        """
+
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to ``parameters``; the graph stays.
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+        :raises ValueError: if they depend on no parameter.
+        :raises UnsupportedModelError: if the model cannot be served exactly.
         """
+        with self.linearize(checked_losses(losses), retain_graph=True) as lin:
+            (gramian,) = lin.gramians()
+        if gramian is None:
+            raise ValueError(NOTHING_REACHED)
+        return gramian
 
     def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
         """One ``[m, *parameter.shape]`` per parameter; the graph stays.
@@ -105,34 +147,18 @@ class Engine(ABC):
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :raises UnsupportedModelError: if this engine never forms the Jacobian.
         """
-        raise UnsupportedModelError(
-            f"the engine {self.name!r} does not form the Jacobian: "
-            f"use jd.engine('autojac', …) or jd.engine('chunked', …)"
-        )
-
-    @abstractmethod
-    def update(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-        check: Check | None = None,
-    ) -> Outcome:
-        """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
-
-        Whatever is raised on the way, ``.grad`` is as it was before.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :param method: A weighting or an aggregator.
-        :param features: The shared representation. Parameters that the losses reach past it, the
-            heads', then get the gradient of the sum of the losses instead of the weighted one.
-        :param retain_graph: Whether the graph can be used again.
-        :param check: Is shown the Gramian before the method is; raises to stop the step.
-        :return: The weights and the Gramian.
-        """
+        if "jacobian" not in self.capabilities:
+            raise UnsupportedModelError(
+                f"the engine {self.name!r} does not form the Jacobian: "
+                f"use jd.engine('autojac', …) or jd.engine('chunked', …)"
+            )
+        parameters, outputs = self.parameters, checked_losses(losses)
+        m = sum(output.numel() for output in outputs)
+        with self.linearize(outputs, parameters, need="rows", retain_graph=True) as lin:
+            return tuple(
+                parameter.new_zeros((m, *parameter.shape)) if block is None else block
+                for parameter, block in zip(parameters, lin.jacobian(), strict=True)
+            )
 
     def backward(
         self,
@@ -143,17 +169,28 @@ class Engine(ABC):
         features: Sequence[Tensor] | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
-        """:meth:`update`, giving just the weights.
+        """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
+
+        Whatever is raised on the way, ``.grad`` is as it was before.
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
-        :param features: The shared representation, past which parameters belong to heads.
+        :param features: The shared representation. Parameters that the losses reach past it, the
+            heads', then get the gradient of the sum of the losses instead of the weighted one.
         :param retain_graph: Whether the graph can be used again.
         :return: The weights ``[m]``; None if the method has none.
         :raises TypeError: if the method is the name of one, or a scalarizer.
         """
         _check_method(method)
-        return self.update(losses, method, features=features, retain_graph=retain_graph).weights
+        outputs = checked_losses(losses)
+        cut = None
+        if features is not None:
+            cut = cut_losses(outputs, features, self.parameters, retain_graph)
+        with linearized(self, method, outputs, cut, retain_graph) as lin:
+            found = update(lin, method, torch.cat([o.detach().reshape(-1) for o in outputs]))
+        heads, theirs = ([], []) if cut is None else (cut.head_params, cut.head_gradients)
+        add_to_grad([*found.tensors, *heads], [*found.gradients, *theirs])
+        return found.weights
 
     def forecast(
         self,
@@ -163,18 +200,23 @@ class Engine(ABC):
         *,
         features: Sequence[Tensor] | None = None,
     ) -> Forecast:
-        """How :meth:`update` would go about it, and how much memory it would take.
+        """How :meth:`backward` would go about it, and how much memory it would take.
 
         ``engine="auto"`` asks before the first step, and passes the engine over where it would hold
         more than is free; ``jd.explain`` shows the answer. It looks at the graph alone and changes
-        nothing, so that it is cheap. The base tells nothing, which passes for little memory.
+        nothing, so that it is cheap. See :meth:`~jdframework.linearization.Linearization.forecast`.
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
         :param features: The shared representation, past which parameters belong to heads.
         :raises UnsupportedModelError: if the graph already shows that the engine cannot serve.
         """
-        return Forecast()
+        outputs = checked_losses(losses)
+        cut = None
+        if features is not None:
+            cut = _pretended(outputs, features, self.parameters)
+        with linearized(self, method, outputs, cut, retain_graph=True) as lin:
+            return lin.forecast()
 
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
@@ -233,6 +275,72 @@ class Engine(ABC):
         given = self.config.model_dump(exclude_defaults=True)
         settings = "".join(f", {field}={value!r}" for field, value in given.items())
         return f"{type(self).__name__}({len(self.modules)} modules{settings})"
+
+
+def unserved(modules: Sequence[nn.Module], *, sharded: bool = False) -> str | None:
+    """Why no engine can serve the modules, and the remedy; None if one can.
+
+    :param modules: Those whose parameters the objectives share.
+    :param sharded: Whether they may be wrapped for distributed training.
+    """
+    return (None if sharded else _wrapped(modules)) or _complex(modules)
+
+
+def linearized(
+    engine: Engine,
+    method: Any,
+    outputs: Sequence[Tensor],
+    cut: Cut | None,
+    retain_graph: bool,
+) -> Linearization:
+    """The linearization that a method needs of some losses, or of the trunk below their features.
+
+    :param engine: Any.
+    :param method: A weighting or an aggregator.
+    :param outputs: The losses.
+    :param cut: What is left of them at the features, if there are any.
+    :param retain_graph: Whether the graph can be used again.
+    """
+    count = len(engine.parameters) if treats_groups(method) else 0
+    groups = groups_of(method, count) if count else None
+    need = need_of(method, count)
+    if need in ("rows", "columns") and "jacobian" not in engine.capabilities:
+        inner = next(each for each in members_of(method, count) if need_of(each, 0) == need)
+        raise UnsupportedModelError(
+            f"{inner.name!r} needs the Jacobian, which {engine.name} never forms: "
+            f"use engine='autojac'"
+        )
+    if cut is None:
+        return engine.linearize(outputs, groups=groups, need=need, retain_graph=retain_graph)
+    return engine.linearize(
+        cut.outputs,
+        engine.parameters,
+        cotangents=cut.starts,
+        groups=groups,
+        need=need,
+        retain_graph=retain_graph,
+    )
+
+
+def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The losses as tensors that can be differentiated.
+
+    :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
+    :raises ValueError: if there is none, or one has no graph.
+    """
+    given = objectives(losses)
+    check_differentiable(given)
+    return list(given.tensors)
+
+
+def _pretended(
+    losses: Sequence[Tensor], features: Sequence[Tensor], shared: Sequence[Tensor]
+) -> Cut:
+    """What will be left of the losses at the features, before any head was differentiated."""
+    if not separating(losses, features, shared):
+        return Cut([], [], as_scalars(losses), None)
+    m = sum(loss.numel() for loss in losses)
+    return Cut([], [], features, [f.detach().expand(m, *f.shape) for f in features])
 
 
 def _complex(modules: Sequence[nn.Module]) -> str | None:

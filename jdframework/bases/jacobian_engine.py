@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import Graph, dense, gradients, graph_of, weighted_starts, without
+from jdframework.autograd.graph import Graph, dense, gradients, graph_of, weighted_starts, without
 from jdframework.bases.engine import Engine
-from jdframework.combination import Combination, combine, groups_of
-from jdframework.errors import UnsupportedModelError
-from jdframework.multitask import as_scalars, cut_at, head_params
-from jdframework.objectives import check_differentiable, objectives
-from jdframework.outcome import Check, Forecast, Outcome
+from jdframework.linearization import Demand, Forecast, Gradients, JacobianRows
+from jdframework.linearization.update import NOTHING_REACHED
 
-_JOINED_COPIES: Final = 3
-"""A method of the Jacobian gets one whose blocks are joined, and makes something of its size."""
+COPIES: Final[dict[Demand, int]] = {"gramian": 1, "cross-gramian": 2, "columns": 3, "rows": 3}
+"""How often as much memory as the Jacobian takes is held at once: a method of its rows, or columns,
+gets one whose blocks are joined, and makes something of its size."""
 
 
 class JacobianEngine(Engine):
@@ -83,189 +80,125 @@ class JacobianEngine(Engine):
             return None
         return torch.stack([torch.zeros_like(like) if row is None else dense(row) for row in rows])
 
-    def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
-        """One ``[m, *parameter.shape]`` per parameter, zero where no loss depends on it.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        """
-        outputs, parameters = checked_losses(losses), self.parameters
-        m = sum(output.numel() for output in outputs)
-        found = self.differentiate(outputs, parameters, retain_graph=True)
-        return tuple(
-            parameter.new_zeros((m, *parameter.shape)) if block is None else block
-            for parameter, block in zip(parameters, found, strict=True)
-        )
-
-    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to ``parameters``; the graph stays.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :raises ValueError: if they depend on no parameter.
-        """
-        outputs, parameters = checked_losses(losses), self.parameters
-        graph = graph_reaching(outputs, parameters)
-        found = self._differentiated(graph, outputs, parameters, None, retain_graph=True)
-        return linalg.gramian([block for block in found if block is not None])
-
-    def update(
+    def linearize(
         self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
         *,
-        features: Sequence[Tensor] | None = None,
+        cotangents: Sequence[Float[Tensor, "m *shape"]] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        need: Demand = "gramian",
         retain_graph: bool = False,
-        check: Check | None = None,
-    ) -> Outcome:
-        """See :meth:`jdframework.bases.Engine.update`."""
-        outputs = checked_losses(losses)
-        if features is None:
-            return self._update_everything(outputs, method, retain_graph, check)
-        return self._update_trunk(outputs, features, method, retain_graph, check)
+    ) -> DifferentiatedRows:
+        """See :meth:`jdframework.bases.Engine.linearize`; the rows are taken when first needed."""
+        starts = Starts(outputs, cotangents, inputs, self.parameters if inputs is None else inputs)
+        return DifferentiatedRows(self, starts, groups, need, retain_graph)
 
-    def forecast(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-    ) -> Forecast:
-        """The whole Jacobian, and what the method makes of it."""
-        outputs, parameters = checked_losses(losses), self.parameters
-        graph = graph_reaching(outputs, parameters)
-        row = sum(p.numel() * p.dtype.itemsize for p in parameters if graph.reaches(p))
-        m = sum(output.numel() for output in outputs)
-        return Forecast("all rows at once", _copies(method, len(parameters)) * m * row)
-
-    def _update_everything(
-        self, outputs: list[Tensor], method: Any, retain_graph: bool, check: Check | None
-    ) -> Outcome:
-        parameters = self.parameters
-        graph = graph_reaching(outputs, parameters)
-        outside = without(graph.leaves, parameters)
-        combined = self._combined(
-            graph,
-            outputs,
-            parameters,
-            method,
-            starts=None,
-            losses=_values(outputs),
-            check=check,
-            retain_graph=retain_graph or bool(outside),
-        )
-        rest = self._weighted_rest(outputs, outside, combined.outcome.weights, retain_graph)
-        add_to_grad([*parameters, *outside], [*combined.directions, *rest])
-        return combined.outcome
-
-    def _weighted_rest(
-        self,
-        outputs: list[Tensor],
-        outside: list[Tensor],
-        weights: Tensor | None,
-        retain_graph: bool,
-    ) -> list[Tensor | None]:
-        """What ``losses.backward(weights)`` gives leaves that are not the engine's."""
-        if not outside:
-            return []
-        if weights is None:
-            shapes = ", ".join(str(list(tensor.shape)) for tensor in outside[:3])
-            raise UnsupportedModelError(
-                f"the losses also depend on {len(outside)} tensors outside of the given modules "
-                f"(shapes {shapes}), for which a method without weights has no update: give "
-                f"features=…, add their module to the Descent, or, if they are data that a loss "
-                f"is differentiated by, call requires_grad_(False) on them before backward"
-            )
-        starts = weighted_starts(weights, outputs)
-        return gradients(outputs, outside, starts, retain_graph=retain_graph)
-
-    def _update_trunk(
-        self,
-        outputs: list[Tensor],
-        features: Sequence[Tensor],
-        method: Any,
-        retain_graph: bool,
-        check: Check | None,
-    ) -> Outcome:
-        losses, shared = as_scalars(outputs), self.parameters
-        tasks = head_params(losses, features, shared)
-        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
-        combined = self._combined(
-            graph_reaching(cut.outputs, shared),
-            cut.outputs,
-            shared,
-            method,
-            starts=cut.starts,
-            losses=_values(outputs),
-            check=check,
-            retain_graph=retain_graph,
-        )
-        add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
-        return combined.outcome
-
-    def _combined(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        method: Any,
-        *,
-        starts: Sequence[Tensor] | None,
-        losses: Float[Tensor, " m"],
-        check: Check | None,
-        retain_graph: bool,
-    ) -> Combination:
-        """What the method makes of the Jacobian, for engines that need not form it for that."""
-        jacobians = self._differentiated(graph, outputs, inputs, starts, retain_graph)
-        return combine(method, jacobians, losses=losses, check=check)
-
-    def _differentiated(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        retain_graph: bool,
-    ) -> tuple[Tensor | None, ...]:
+    def _differentiated(self, starts: Starts, retain_graph: bool) -> tuple[Tensor | None, ...]:
         """:meth:`differentiate`, for engines that make use of a graph that is known already."""
-        return self.differentiate(outputs, inputs, jac_outputs=starts, retain_graph=retain_graph)
-
-
-def _copies(method: Any, blocks: int) -> int:
-    """How often as much memory as the Jacobian takes is held at once."""
-    if "cross-gramian" in method.needs:
-        return 2
-    inner = [getattr(one, "weighting", one) for one, _ in groups_of(method, blocks)]
-    by_gramian = all(one.kind == "weighting" and "jacobian" not in one.needs for one in inner)
-    return 1 if by_gramian else _JOINED_COPIES
-
-
-def graph_reaching(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Graph:
-    """The graph of losses that depend on some of the parameters.
-
-    :param outputs: What was computed.
-    :param parameters: The engine's.
-    :raises ValueError: if they depend on none of them.
-    """
-    graph = graph_of(outputs)
-    if not any(graph.reaches(parameter) for parameter in parameters):
-        raise ValueError(
-            "the losses depend on no parameter of the engine's modules that requires gradients: "
-            "are these the modules that computed them?"
+        return self.differentiate(
+            starts.outputs, starts.columns, jac_outputs=starts.cotangents, retain_graph=retain_graph
         )
-    return graph
+
+    def _foreseen(self, starts: Starts, held: int) -> Forecast:
+        """How the rows would be taken.
+
+        :param starts: What they are of.
+        :param held: What they, and what a method makes of them, take.
+        """
+        return Forecast("all rows at once", held)
 
 
-def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """The losses as tensors that can be differentiated.
+class Starts:
+    """What rows are of, and where they start.
 
-    :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-    :raises ValueError: if there is none, or one has no graph.
+    :param outputs: What is differentiated.
+    :param cotangents: What each row starts from; one per entry of the outputs when None.
+    :param inputs: With respect to what, as it was asked for.
+    :param columns: The same, as it is meant.
     """
-    given = objectives(losses)
-    check_differentiable(given)
-    return list(given.tensors)
+
+    def __init__(
+        self,
+        outputs: Sequence[Tensor],
+        cotangents: Sequence[Tensor] | None,
+        inputs: Sequence[Tensor] | None,
+        columns: Sequence[Tensor],
+    ) -> None:
+        self.outputs, self.cotangents, self.columns = outputs, cotangents, columns
+        self.graph: Graph = graph_of(outputs)
+        self.outside = without(self.graph.leaves, columns) if inputs is None else []
+
+    @property
+    def m(self) -> int:
+        """How many rows there are."""
+        if self.cotangents is not None:
+            return len(self.cotangents[0])
+        return sum(output.numel() for output in self.outputs)
+
+    def weighted(self, weights: Float[Tensor, " m"]) -> Sequence[Tensor]:
+        """What one pass starts from that gives the weighted sum of all rows."""
+        if self.cotangents is not None:
+            return linalg.weighted_sum(self.cotangents, weights)
+        return weighted_starts(weights, self.outputs)
 
 
-def _values(outputs: Sequence[Tensor]) -> Float[Tensor, " m"]:
-    return torch.cat([output.detach().reshape(-1) for output in outputs])
+class DifferentiatedRows(JacobianRows):
+    """The rows that an engine takes through a graph, all at once, when they are first asked for.
+
+    :param engine: What takes them.
+    :param starts: What they are of.
+    :param groups: Positions of inputs; one group of all when None.
+    :param need: What will be asked for.
+    :param retain_graph: Whether the graph can be used again.
+    """
+
+    def __init__(
+        self,
+        engine: JacobianEngine,
+        starts: Starts,
+        groups: Sequence[Sequence[int]] | None,
+        need: Demand,
+        retain_graph: bool,
+    ) -> None:
+        super().__init__(starts.columns, (), groups)
+        self._blocks = None
+        self._engine, self.starts, self._need, self._retain = engine, starts, need, retain_graph
+        self.outside = starts.outside
+
+    def jacobian(self) -> tuple[Float[Tensor, "m *shape"] | None, ...]:
+        """See :meth:`jdframework.linearization.Linearization.jacobian`."""
+        if self._blocks is None:
+            retain = self._retain or bool(self.outside)
+            self._blocks = self._engine._differentiated(self.starts, retain)
+        return super().jacobian()
+
+    def vjp(self, weights: Sequence[Float[Tensor, " m"] | None]) -> Gradients:
+        """``Jᵀw`` of the rows, if they were taken; otherwise by one plain pass for each group."""
+        tensors: list[Tensor] = []
+        found: list[Tensor | None] = []
+        if self._blocks is not None:
+            tensors, found = super().vjp(weights)
+            passes = [(weights[0], self.outside)] if self.outside else []
+        else:
+            own = [[self.inputs[i] for i in group] for group in self.groups]
+            passes = [(w, ts) for w, ts in zip(weights, own, strict=True) if w is not None]
+            passes[-1] = passes[-1][0], [*passes[-1][1], *self.outside]
+        for left, (weight, targets) in zip(reversed(range(len(passes))), passes, strict=True):
+            assert weight is not None
+            start = self.starts.weighted(weight)
+            found += gradients(self.starts.outputs, targets, start, self._retain or left > 0)
+            tensors += targets
+        return tensors, found
+
+    def forecast(self) -> Forecast:
+        """The whole Jacobian, and what a method makes of it.
+
+        :raises ValueError: if nothing depends on any input.
+        """
+        reached = [tensor for tensor in self.inputs if self.starts.graph.reaches(tensor)]
+        if not reached:
+            raise ValueError(NOTHING_REACHED)
+        row = sum(tensor.numel() * tensor.dtype.itemsize for tensor in reached)
+        held = COPIES[self._need] * self.starts.m * row
+        return self._engine._foreseen(self.starts, held)

@@ -15,7 +15,7 @@ from jdframework.config import Config, Paper, validated
 from jdframework.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jdframework.names import Kind, Need
+    from jdframework.protocols.names import Kind, Need
 
 
 class BaseMethod(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jdframework.bases.method import BaseMethod
 from jdframework.bases.weighting import at_least_float32, check_floating
 from jdframework.config import Config
-from jdframework.names import Kind, Need
+from jdframework.protocols.names import Kind, Need
 
 
 class Scalarizer(BaseMethod, ABC):

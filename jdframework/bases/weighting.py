@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jdframework.bases.method import BaseMethod
 from jdframework.errors import SolverError
-from jdframework.names import Kind, Need
+from jdframework.protocols.names import Kind, Need
 
 SOLVERS_FAIL_BY: Final = (
     SolverError,

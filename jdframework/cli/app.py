@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from jdframework import __version__, discovery
+from jdframework import __version__
 from jdframework.cli import bench, check, demo, doctor, gallery, listing, new, show
+from jdframework.protocols.entry_points import hook_entry_points
 
 
 def build() -> typer.Typer:
@@ -36,7 +37,7 @@ def build() -> typer.Typer:
 
 def _let_observers_add_commands(app: typer.Typer) -> None:
     """Asks whether there is an observer first: pluggy takes longer to import than ``jd list``."""
-    if "jdframework.hooks" in sys.modules or discovery.hook_entry_points():
+    if "jdframework.hooks" in sys.modules or hook_entry_points():
         from jdframework import hooks
 
         hooks.call("jd_cli", app=app)

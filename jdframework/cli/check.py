@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from jdframework import discovery
 from jdframework.cli import completion, console
 from jdframework.errors import ConfigError, JDError
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
+from jdframework.registry import discovery
 
 if TYPE_CHECKING:
     from jdframework.testing.conformance import Conformance, Finding, Verdict

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 import jdframework as jd
-from jdframework import discovery, registry
+from jdframework import registry
 from jdframework.cli import inventory
 from jdframework.cli.inventory import Entry
+from jdframework.protocols.entry_points import hook_entry_points
 
 _TOLERANCE: Final = 1e-9
 """The self-check runs in float64, where an exact engine errs by about 1e-15."""
@@ -66,7 +67,7 @@ def examine() -> Checkup:
     return Checkup(
         environment=_environment(),
         plugins=[_plugin(entry) for entry in inventory.entries()],
-        observers=[_observer(entry) for entry in discovery.hook_entry_points()],
+        observers=[_observer(entry) for entry in hook_entry_points()],
         engines=[_engine(name) for name in _working_engines()],
         optional=[_solvers(), *_demo_packages()],
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from jdframework import discovery
-from jdframework.discovery import Offer
-from jdframework.names import KINDS, Kind, key
+from jdframework.protocols.names import KINDS, Kind, key
+from jdframework.registry import discovery
+from jdframework.registry.discovery import Offer
 
 _METHOD_KINDS: Final[tuple[Kind, ...]] = ("weighting", "aggregator", "scalarizer")
 

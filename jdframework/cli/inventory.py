@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from jdframework import discovery
-from jdframework.discovery import Catalogue, Offer
-from jdframework.names import Kind, key
+from jdframework.protocols.entry_points import DISABLE_VARIABLE
+from jdframework.protocols.names import Kind, key
+from jdframework.registry import discovery
+from jdframework.registry.discovery import Catalogue, Offer
 
 Status: TypeAlias = Literal["ok", "clash", "blocked"]
 
@@ -67,12 +68,12 @@ def _entry(catalogue: Catalogue, offers: list[Offer], status: Status) -> Entry:
 
 def _reason(catalogue: Catalogue, offer: Offer, status: Status) -> str:
     if status == "blocked":
-        return f"the environment variable {discovery.DISABLE_VARIABLE} blocks it"
+        return f"the environment variable {DISABLE_VARIABLE} blocks it"
     if status == "ok":
         return ""
     rivals = catalogue.find(offer.kind, offer.name)
     sources = sorted({str(rival.distribution) for rival in rivals})
     return (
         f"offered by {' and by '.join(sources)}: uninstall one of them, "
-        f"or block one with {discovery.DISABLE_VARIABLE}={sources[0]}"
+        f"or block one with {DISABLE_VARIABLE}={sources[0]}"
     )

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from jdframework.cli import console, inventory
 from jdframework.cli.inventory import Entry
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 
 _TABLE_WIDTH: Final = 120
 """Below it a table would squeeze the summaries, so that each gets a line of its own."""

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from jdframework.cli import console
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 
 
 def new(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jdframework.cli import completion, console
 from jdframework.cli.parameters import Parameter, parameters
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 
 if TYPE_CHECKING:
     from jdframework.config import Paper

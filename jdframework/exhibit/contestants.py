@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jdframework import discovery, registry
+from jdframework import registry
 from jdframework.errors import ConfigError, JDError
-from jdframework.names import Kind, key
-from jdframework.registry import Method
+from jdframework.protocols.names import Kind, key
+from jdframework.registry import Method, discovery
 
 KINDS: Final[tuple[Kind, ...]] = ("scalarizer", "weighting", "aggregator")
 """The order in which ``jd.Descent`` looks a method's name up."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jdframework import __version__, directory, discovery
+from jdframework import __version__
 from jdframework.errors import ConfigError, JDError, NameConflictError
-from jdframework.names import Kind, is_canonical
+from jdframework.protocols.names import Kind, is_canonical
+from jdframework.registry import directory, discovery
 from jdframework.starter import library
 
 ANSWERS: Final = ".copier-answers.yml"

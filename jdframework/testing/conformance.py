@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import pytest
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing.derived import derived_suite
 from jdframework.testing.suite import Suite
 

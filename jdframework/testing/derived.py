@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing.aggregator import AggregatorSuite
 from jdframework.testing.engine import EngineSuite
 from jdframework.testing.scalarizer import ScalarizerSuite

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import jdframework as jd
 from jdframework.bases import Aggregator, EngineConfig, GramianWeighting
-from jdframework.names import Kind
-from jdframework.outcome import Forecast
+from jdframework.linearization import Forecast
+from jdframework.protocols.names import Kind
 from jdframework.testing.architectures import ARCHITECTURES, Architecture, SharedTrunk
 from jdframework.testing.suite import Suite
 

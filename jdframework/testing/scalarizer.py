@@ -11,7 +11,7 @@ from hypothesis import given
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing.method import MethodSuite
 from jdframework.testing.precision import precisions
 from jdframework.testing.strategies import REPEATABLE, losses

@@ -11,7 +11,7 @@ import pytest
 import jdframework as jd
 from jdframework import registry
 from jdframework.bases import mistakes
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing.overrides import check_overrides
 
 _OWN_PACKAGE: Final = "jdframework.testing."

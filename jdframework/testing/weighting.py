@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing.jacobians import FAMILIES, Family
 from jdframework.testing.method import MethodSuite
 from jdframework.testing.precision import precisions

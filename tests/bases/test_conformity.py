@@ -7,7 +7,7 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, Scalarizer, mistakes
-from jdframework.names import KINDS
+from jdframework.protocols.names import KINDS
 
 
 class Good(GramianWeighting):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, losses_for
-from jdframework.combination import combine
-from jdframework.names import Need
+from jdframework.linearization import JacobianRows
+from jdframework.linearization.update import groups_of, update
+from jdframework.protocols.names import Need
+
+
+def combine(method: Any, jacobians: Any, *, losses: Any = None) -> Any:
+    """What a method makes of blocks: one direction per block, the weights and the Gramian."""
+    like = [None if block is None else block[0] for block in jacobians]
+    rows = JacobianRows(like, jacobians, groups_of(method, len(jacobians)))
+    found = update(rows, method, losses)
+    by_input = {id(t): g for t, g in zip(found.tensors, found.gradients, strict=True)}
+    directions = tuple(None if t is None else by_input[id(t)] for t in like)
+    return SimpleNamespace(directions=directions, outcome=found)
 
 
 class ByLoss(GramianWeighting):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import jdframework
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
 
 from .conftest import Command
 from .fabrication import BROKEN, Site

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import jdframework
-from jdframework.names import KINDS
+from jdframework.protocols.names import KINDS
 
 from .conftest import Command
 from .fabrication import BROKEN, Site

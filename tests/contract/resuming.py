@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 
 HALF: Final = 10
 _OBJECTIVES: Final = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import jdframework as jd
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
 from jdframework.testing import derived_suite
 
 INSTALLED: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS for name in jd.available(kind)]

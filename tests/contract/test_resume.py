@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 
 from . import resuming

@@ -18,7 +18,7 @@ from jdframework.bases import (
     TrainableScalarizer,
 )
 from jdframework.config import Config
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 from jdframework.testing import AggregatorSuite, ScalarizerSuite, WeightingSuite
 
 

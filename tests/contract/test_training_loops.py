@@ -12,7 +12,7 @@ from torch import nn
 
 import jdframework as jd
 from jdframework import registry
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
 
 HEADING = "In a training loop"
 

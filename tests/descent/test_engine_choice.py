@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework import engine_choice, memory
+from jdframework.autograd import memory
 from jdframework.bases import Aggregator, JacobianWeighting
+from jdframework.descent import engine_choice
 
 
 class LargestEntry(Aggregator):

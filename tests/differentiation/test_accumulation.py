@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from jdframework.accumulation import add_to_grad, add_to_jac, inspected, jac_of
+from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
 from jdframework.errors import UnsupportedModelError
 
 
@@ -53,22 +52,6 @@ def test_nothing_is_written_if_one_tensor_waits_for_autograds_own_accumulation()
     with pytest.raises(UnsupportedModelError, match="register_post_accumulate_grad_hook"):
         add_to_grad([a, b], [torch.ones(1), torch.ones(1)])
     assert a.grad is None
-
-
-def test_what_inspects_may_refuse_before_anything_is_written() -> None:
-    a, b = leaf(1.0), leaf(1.0)
-    seen: list[torch.Tensor] = []
-
-    def refuse(tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor | None]) -> None:
-        seen.extend(tensors)
-        raise KeyError("refused")
-
-    with inspected(refuse), pytest.raises(KeyError):
-        add_to_grad([a, b], [torch.ones(1), torch.ones(1)])
-    assert seen == [a, b]
-    assert a.grad is None
-    add_to_grad([a], [torch.ones(1)])  # no longer inspected
-    assert a.grad is not None
 
 
 def test_nothing_is_written_if_memory_runs_out_for_a_later_one() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from jdframework.autograd_graph import graph_of, leaves_of, without
+from jdframework.autograd.graph import graph_of, leaves_of, without
 from jdframework.errors import UnsupportedModelError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jdframework.memory import free_on_host, in_bytes, setting_in_bytes
+from jdframework.autograd.memory import free_on_host, in_bytes, setting_in_bytes
 
 
 @pytest.mark.parametrize(

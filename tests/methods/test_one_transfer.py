@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 from jdframework.testing.pretended import DEVICE, Accelerator, MixedDevicesError, Pretended, there
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 
 KINDS: tuple[Kind, ...] = ("weighting", "aggregator", "scalarizer")

@@ -21,7 +21,7 @@ class Report:
     def pytest_sessionfinish(self) -> None:
         import jdframework as jd
         from jdframework import registry
-        from jdframework.names import KINDS
+        from jdframework.protocols.names import KINDS
 
         offered = {kind: names for kind in KINDS if (names := jd.available(kind))}
         classes = [registry.resolve(kind, name) for kind in offered for name in offered[kind]]

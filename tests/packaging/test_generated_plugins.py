@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
 
 from . import distributions
 from .environments import Environment

@@ -7,7 +7,7 @@ import pytest
 
 import jdframework as jd
 from jdframework.config import Paper
-from jdframework.names import KINDS, NEEDS, Kind, is_canonical
+from jdframework.protocols.names import KINDS, NEEDS, Kind, is_canonical
 
 INSTALLED = [(kind, name) for kind in KINDS for name in jd.available(kind)]
 

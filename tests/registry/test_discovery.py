@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import jdframework as jd
-from jdframework import discovery
+from jdframework.registry import discovery
 
 if TYPE_CHECKING:
     from conftest import Site

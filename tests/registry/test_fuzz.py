@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jdframework as jd
-from jdframework.names import KINDS
+from jdframework.protocols.names import KINDS
 
 NAMES = jd.available()
 FIELDS = ["name", "weights", "seed", "shape", "pref_vector", "norm_eps", "solver", "batch_dim"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import jdframework as jd
-from jdframework.names import key, nearest
+from jdframework.protocols.names import key, nearest
 
 if TYPE_CHECKING:
     from conftest import Site

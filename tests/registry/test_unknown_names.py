@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import jdframework as jd
-from jdframework import directory
+from jdframework.registry import directory
 
 PUBLISHED = (
     {

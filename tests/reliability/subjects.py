@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 
 KINDS: Final[tuple[Kind, ...]] = ("weighting", "aggregator", "scalarizer")

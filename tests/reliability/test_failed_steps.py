@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import jdframework as jd
+from jdframework.autograd.rollback import StateUndone
 from jdframework.bases import BaseMethod
-from jdframework.names import Kind
-from jdframework.undoing import StateUndone
+from jdframework.protocols.names import Kind
 
 from .subjects import (
     ENGINES,

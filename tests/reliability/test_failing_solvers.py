@@ -13,7 +13,7 @@ import torch
 import jdframework as jd
 from jdframework import linalg
 from jdframework.bases import GramianWeighting
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 from jdframework.testing import FAMILIES
 
 from .subjects import KINDS, M, method_of

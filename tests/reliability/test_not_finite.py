@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, Scalarizer
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
 
 from .subjects import (
     ENGINES,

@@ -148,7 +148,7 @@ def test_a_new_kernel_version_reaches_every_plugin(root: Path) -> None:
 
 def test_the_directory_holds_every_name_in_order(root: Path) -> None:
     plugins.render(root)
-    directory = json.loads((root / "jdframework/directory.json").read_text("utf-8"))
+    directory = json.loads((root / "jdframework/registry/directory.json").read_text("utf-8"))
     assert directory == [
         {
             "name": "alpha",
@@ -172,7 +172,7 @@ def test_the_directory_holds_every_name_in_order(root: Path) -> None:
     [
         "plugins/scalarizers/beta/pyproject.toml",
         "plugins/scalarizers/beta/README.md",
-        "jdframework/directory.json",
+        "jdframework/registry/directory.json",
     ],
 )
 def test_an_edited_file_is_found(root: Path, file: str) -> None:
@@ -258,7 +258,9 @@ def publish(root: Path, text: str) -> None:
 def test_what_others_publish_gets_into_the_directory(root: Path) -> None:
     publish(root, THIRD_PARTY)
     plugins.render(root)
-    directory = json.loads((root / "jdframework" / "directory.json").read_text("utf-8"))
+    directory = json.loads(
+        (root / "jdframework" / "registry" / "directory.json").read_text("utf-8")
+    )
     assert [entry["name"] for entry in directory] == ["alpha", "beta", "gamma"]
     assert directory[2] == {
         "aliases": [],

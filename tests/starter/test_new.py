@@ -12,7 +12,7 @@ from packaging.version import Version
 
 import jdframework
 from jdframework import ConfigError, JDError, NameConflictError
-from jdframework.names import KINDS, Kind
+from jdframework.protocols.names import KINDS, Kind
 from jdframework.starter import plugin
 
 FILES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from jdframework.directory import published
+from jdframework.registry.directory import published
 from method_table import markdown_table
 
 PAGE: Final = "plugins/directory.md"

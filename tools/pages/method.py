@@ -12,11 +12,11 @@ from inspect import getdoc
 from typing import Any, Final
 
 import jdframework as jd
-from jdframework import discovery
 from jdframework.cli.parameters import parameters
 from jdframework.cli.show import example
 from jdframework.errors import UnknownNameError
-from jdframework.names import Kind
+from jdframework.protocols.names import Kind
+from jdframework.registry import discovery
 from method_table import ROOT, described, markdown_table
 from pages.docstring import Docstring, parts
 from pages.results import results

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jdframework.descent.step import Step
 from jdframework.hooks import hookimpl
-from jdframework.step import Step
 
 VARIABLE = "JD_STEP_LOG"
 

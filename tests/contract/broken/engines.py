@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jdframework.bases import Aggregator
 from jdframework.config import Config
-from jdframework.outcome import Forecast, Outcome
+from jdframework.linearization import Forecast
 from jdframework.testing import EngineSuite
 
 from jd_plugin_autojac import Autojac
@@ -60,10 +60,10 @@ class TestRoundsToFloat32(EngineSuite):
 
 
 class Unweighted(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
         gramian = self.compute_gramian(losses)
         losses.sum().backward()
-        return Outcome(method(gramian), gramian)
+        return method(gramian)
 
 
 class TestUnweighted(EngineSuite):
@@ -86,10 +86,10 @@ class TestFreesTheGraph(EngineSuite):
 
 
 class Overwrites(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
         for parameter in self.parameters:
             parameter.grad = None
-        return super().update(losses, method, **options)
+        return super().backward(losses, method, **options)
 
 
 class TestOverwrites(EngineSuite):
@@ -113,11 +113,11 @@ class TestRemembersParameters(EngineSuite):
 
 
 class FillsGradFirst(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return super().update(losses, method, **options)
+        return super().backward(losses, method, **options)
 
 
 class TestFillsGradFirst(EngineSuite):
@@ -150,9 +150,9 @@ class TestLeavesAHookOnAParameter(EngineSuite):
 
 
 class KeepsTheLosses(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
         self.last = losses
-        return super().update(losses, method, **options)
+        return super().backward(losses, method, **options)
 
 
 class TestKeepsTheLosses(EngineSuite):
@@ -174,11 +174,9 @@ class TestOnlyVectors(EngineSuite):
 
 
 class InventsWeights(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
-        outcome = super().update(losses, method, **options)
-        if isinstance(method, Aggregator):
-            return Outcome(torch.ones(len(losses)), outcome.gramian)
-        return outcome
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
+        weights = super().backward(losses, method, **options)
+        return torch.ones(len(losses)) if isinstance(method, Aggregator) else weights
 
 
 class TestInventsWeights(EngineSuite):
@@ -187,8 +185,8 @@ class TestInventsWeights(EngineSuite):
 
 
 class AlwaysRetains(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
-        return super().update(losses, method, **options | {"retain_graph": True})
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
+        return super().backward(losses, method, **options | {"retain_graph": True})
 
 
 class TestAlwaysRetains(EngineSuite):
@@ -197,8 +195,8 @@ class TestAlwaysRetains(EngineSuite):
 
 
 class WeighsTheHeads(Autojac):
-    def update(self, losses: Any, method: Any, /, **options: Any) -> Outcome:
-        return super().update(losses, method, **options | {"features": None})
+    def backward(self, losses: Any, method: Any, /, **options: Any) -> Any:
+        return super().backward(losses, method, **options | {"features": None})
 
 
 class TestWeighsTheHeads(EngineSuite):
@@ -208,7 +206,7 @@ class TestWeighsTheHeads(EngineSuite):
 
 class TriesTheStep(Autojac):
     def forecast(self, losses: Any, method: Any, /, **options: Any) -> Forecast:
-        self.update(losses, method, **options)
+        self.backward(losses, method, **options)
         return super().forecast(losses, method, **options)
 
 

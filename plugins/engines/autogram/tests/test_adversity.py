@@ -551,8 +551,8 @@ class TestShared:
         x, constant = batch(5, 6, 8), batch(*shape)
         engine = assert_served(model, lambda: losses(model[1]((x + model[0](constant)).tanh())))
         # Not merely by one backward pass for each objective.
-        step = engine._step(engine._objectives([one(model[1](x + model[0](constant)))]))
-        assert not step.plan.around
+        plan = engine.linearize([one(model[1](x + model[0](constant)))]).plan
+        assert not plan.around
 
     def test_layers_over_constants_that_are_multiplied(self) -> None:
         model, x, constant = (

@@ -91,26 +91,17 @@ def test_each_group_is_weighted_by_its_own_gramian(
         losses = losses_of(model, batch_dim)
         wanted = expected(model, losses, groups)
         whole = engine.compute_gramian(losses)
-        outcome = engine.update(losses, Apart(groups))
-        assert outcome.weights is None
-        torch.testing.assert_close(outcome.gramian, whole)
+        lin = engine.linearize([losses], groups=groups)
+        torch.testing.assert_close(sum(lin.gramians()), whole)
+        assert engine.backward(losses_of(model, batch_dim), Apart(groups)) is None
         for parameter, gradient in zip(model.parameters(), wanted, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
-
-
-def test_the_check_sees_the_gramian_of_all_parameters() -> None:
-    model = Tied().to(F64)
-    engine, seen = Autogram(model), list[Tensor]()
-    losses = losses_of(model, None)
-    whole = engine.compute_gramian(losses)
-    engine.update(losses, Apart(GROUPS["layers"]), check=seen.append)
-    torch.testing.assert_close(seen, [whole])
 
 
 def test_a_group_that_no_loss_depends_on_is_left_alone() -> None:
     model, unused = Tied().to(F64), nn.Linear(2, 2).to(F64)
     engine = Autogram(model, unused)
-    engine.update(losses_of(model, None), Apart([[0, 1, 2, 3, 4], [5, 6]]))
+    engine.backward(losses_of(model, None), Apart([[0, 1, 2, 3, 4], [5, 6]]))
     assert unused.weight.grad is None
     assert model.scale.grad is not None
 
@@ -119,7 +110,7 @@ def test_parameters_outside_of_all_groups_are_refused() -> None:
     model, head = Tied().to(F64), nn.Linear(3, 2).to(F64)
     losses = head(model(torch.randn(5, 4, dtype=F64))).square().mean(0)
     with pytest.raises(jd.UnsupportedModelError, match="'apart' has no weights: give features=…"):
-        Autogram(model).update(losses, Apart(GROUPS["layers"]))
+        Autogram(model).backward(losses, Apart(GROUPS["layers"]))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -129,7 +120,7 @@ def test_heads_past_the_features_get_the_gradient_of_the_sum() -> None:
     losses = head(features).square().mean(0)
     wanted = expected(model, losses, GROUPS["layers"])
     summed = torch.autograd.grad(losses.sum(), head.weight, retain_graph=True)[0]
-    Autogram(model).update(losses, Apart(GROUPS["layers"]), features=[features])
+    Autogram(model).backward(losses, Apart(GROUPS["layers"]), features=[features])
     torch.testing.assert_close(head.weight.grad, summed)
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
@@ -142,4 +133,4 @@ def test_a_group_that_needs_the_rows_is_refused() -> None:
 
     model = Tied().to(F64)
     with pytest.raises(jd.UnsupportedModelError, match="'rows' needs the Jacobian"):
-        Autogram(model).update(losses_of(model, None), Apart(GROUPS["layers"], Rows()))
+        Autogram(model).backward(losses_of(model, None), Apart(GROUPS["layers"], Rows()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import gradients
+from jdframework.autograd.graph import gradients
 from jdframework.bases import GramianWeighting
 
 from jd_plugin_autogram import Autogram

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import gradients
+from jdframework.autograd.graph import gradients
 from jdframework.bases import (
     Aggregator,
     GramianWeighting,
@@ -119,6 +120,12 @@ def odd_model() -> Odd:
     """The same every time, in float64."""
     torch.manual_seed(0)
     return Odd().double()
+
+
+def updated(engine: Any, losses: Any, method: Any, **settings: Any) -> Any:
+    """The weights, and the Gramian that they are of."""
+    gramian = engine.compute_gramian(losses) if "features" not in settings else None
+    return SimpleNamespace(weights=engine.backward(losses, method, **settings), gramian=gramian)
 
 
 def losses_of(model: nn.Module, m: int = 7) -> Tensor:

@@ -14,7 +14,7 @@ from jdframework.bases import GramianWeighting
 
 from jd_plugin_chunked import Chunked
 
-from .subjects import METHODS, OneByOne, joined, losses_of, method, odd_model
+from .subjects import METHODS, OneByOne, joined, losses_of, method, odd_model, updated
 
 M = 7
 OFFLOADS = ["auto", "host", "disk", None]
@@ -30,8 +30,8 @@ def assert_same(found: Tensor | None, expected: Tensor | None) -> None:
 
 def assert_same_update(engine: Any, other: Any, name: str, **settings: Any) -> None:
     model, control = engine.modules[0], other.modules[0]
-    found = engine.update(losses_of(model, M), method(name), **settings)
-    expected = other.update(losses_of(control, M), method(name), **settings)
+    found = updated(engine, losses_of(model, M), method(name), **settings)
+    expected = updated(other, losses_of(control, M), method(name), **settings)
     assert_same(found.weights, expected.weights)
     assert_same(found.gramian, expected.gramian)
     assert_same(joined(model), joined(control))
@@ -88,9 +88,9 @@ def test_losses_of_any_form_are_served(offload: str | None, form: str) -> None:
     }
     model, control = odd_model(), odd_model()
     engine = Chunked(model, memory="300B", offload=offload, parallel_chunk_size=2)
-    found = engine.update(forms[form](losses_of(model)), method("Gramian weighting"))
-    expected = OneByOne(control).update(
-        forms[form](losses_of(control)), method("Gramian weighting")
+    found = updated(engine, forms[form](losses_of(model)), method("Gramian weighting"))
+    expected = updated(
+        OneByOne(control), forms[form](losses_of(control)), method("Gramian weighting")
     )
     assert_same(found.gramian, expected.gramian)
     assert_same(joined(model), joined(control))
@@ -123,7 +123,7 @@ def test_trunk_and_heads_get_what_the_whole_jacobian_gives(
     engine = Chunked(model.trunk, memory="300B", offload=offload, parallel_chunk_size=2)
     for subject, server in ((model, engine), (control, OneByOne(control.trunk))):
         features, losses = subject.step()
-        server.update(losses, method(name), features=[features])
+        server.backward(losses, method(name), features=[features])
     assert_same(joined(model), joined(control))
 
 
@@ -162,7 +162,7 @@ def test_parameters_of_several_dtypes_are_served(offload: str | None, name: str)
     for kind, settings in ((Chunked, {"memory": "200B", "offload": offload}), (OneByOne, {})):
         model = mixed()
         losses = model(torch.linspace(-1, 1, 20).reshape(4, 5)).square().mean(1)
-        kind(model, **settings).update(losses, method(name))
+        kind(model, **settings).backward(losses, method(name))
         assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters())
         found.append(torch.cat([p.grad.double().flatten() for p in model.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
@@ -185,8 +185,8 @@ def test_groups_of_parameters_are_treated_apart(offload: str | None, name: str) 
 
     model, control = odd_model(), odd_model()
     engine = Chunked(model, memory="300B", offload=offload, parallel_chunk_size=2)
-    found = engine.update(losses_of(model), Grouped())
-    expected = OneByOne(control).update(losses_of(control), Grouped())
+    found = updated(engine, losses_of(model), Grouped())
+    expected = updated(OneByOne(control), losses_of(control), Grouped())
     assert found.weights is None
     assert_same(found.gramian, expected.gramian)
     assert_same(joined(model), joined(control))
@@ -204,29 +204,9 @@ def test_the_published_column_wise_aggregators_are_the_same_in_blocks(
     assert found.column_wise
     engine = Chunked(model, memory="300B", offload=offload)
     for _ in range(2):
-        engine.update(losses_of(model), found)
-        OneByOne(control).update(losses_of(control), expected)
+        engine.backward(losses_of(model), found)
+        OneByOne(control).backward(losses_of(control), expected)
     assert_same(joined(model), joined(control))
-
-
-def test_the_check_sees_the_gramian_before_the_method_is_called() -> None:
-    class Recording(GramianWeighting):
-        def forward(self, gramian: Tensor, /) -> Tensor:
-            calls.append("method")
-            return gramian.sum(0)
-
-    def refuse(gramian: Tensor) -> None:
-        calls.append("check")
-        raise ArithmeticError("refused")
-
-    calls: list[str] = []
-    for offload in OFFLOADS:
-        model = odd_model()
-        engine = Chunked(model, memory="300B", offload=offload)
-        with pytest.raises(ArithmeticError, match="refused"):
-            engine.update(losses_of(model), Recording(), check=refuse)
-        assert all(p.grad is None for p in model.parameters())
-    assert calls == ["check"] * len(OFFLOADS)
 
 
 def test_where_vmap_cannot_run_rows_are_taken_one_by_one_with_one_warning() -> None:
@@ -247,7 +227,7 @@ def test_retained_gradients_stay_as_they_were() -> None:
     hidden = model.first(torch.ones(3, 5, dtype=torch.float64)).tanh()
     hidden.retain_grad()
     engine = Chunked(model, offload="host", parallel_chunk_size=1)
-    engine.differentiate([hidden.square().sum(1)], [hidden])
+    engine.linearize([hidden.square().sum(1)], [hidden]).jacobian()
     assert hidden.grad is None
 
 
@@ -257,7 +237,7 @@ def test_losses_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match="depend on no parameter"):
         engine.compute_gramian(losses)
     with pytest.raises(ValueError, match="depend on no parameter"):
-        engine.update(losses, method("Gramian weighting"))
+        engine.backward(losses, method("Gramian weighting"))
 
 
 def test_jd_descent_serves_every_method_with_it() -> None:
@@ -265,6 +245,6 @@ def test_jd_descent_serves_every_method_with_it() -> None:
         model, control = odd_model(), odd_model()
         engine = {"name": "chunked", "memory": "300B", "offload": "disk"}
         step = jd.Descent(model, method(name), engine=engine).backward(losses_of(model))
-        OneByOne(control).update(losses_of(control), method(name))
+        OneByOne(control).backward(losses_of(control), method(name))
         assert step.engine == "chunked"
         assert_same(joined(model), joined(control))

@@ -141,7 +141,7 @@ def test_a_step_stays_within_its_budget(name: str, offload: str | None) -> None:
     losses = model(x).square().mean(1)
     engine = Chunked(model, offload=offload, memory=f"{4 * row}B")
     with Limited() as device:
-        engine.update(losses, method(name))
+        engine.backward(losses, method(name))
     # The budget is beyond what an ordinary backward pass takes: here, one row.
     assert device.peak <= (4 + 1) * row + 50_000
 
@@ -189,11 +189,11 @@ def test_rows_of_a_cuda_model_are_the_same_wherever_they_lie(
     x = torch.randn(32, 64, dtype=torch.float64, device="cuda")
     engine = Chunked(model, offload=offload, memory="4MB", parallel_chunk_size=chunk)
     for _ in range(3):
-        engine.update(model(x).square().mean(1), method(name))
+        engine.backward(model(x).square().mean(1), method(name))
     found = joined(model)
     model.zero_grad()
     for _ in range(3):
-        OneByOne(model).update(model(x).square().mean(1), method(name))
+        OneByOne(model).backward(model(x).square().mean(1), method(name))
     torch.testing.assert_close(found, joined(model), rtol=1e-9, atol=1e-12)
 
 

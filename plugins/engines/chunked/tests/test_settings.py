@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import jdframework as jd
-from jdframework.memory import free_bytes
+from jdframework.autograd.memory import free_bytes
 
 from jd_plugin_chunked import Chunked
 from jd_plugin_chunked.budget import Budget

@@ -40,7 +40,7 @@ def losses_of(model: nn.Module) -> Tensor:
 
 def truth(name: str) -> Tensor:
     control = wide()
-    OneByOne(control).update(losses_of(control), method(name))
+    OneByOne(control).backward(losses_of(control), method(name))
     return joined(control)
 
 
@@ -68,7 +68,7 @@ def step_within(limit: float, engine: Any, name: str, **limited: Any) -> Limited
     losses = losses_of(engine.modules[0])
     device = Limited(int(limit * ROW), **limited)
     with device:
-        engine.update(losses, method(name))
+        engine.backward(losses, method(name))
     return device
 
 
@@ -116,7 +116,7 @@ def test_what_is_drawn_from_torchs_generator_is_drawn_again_alike() -> None:
         torch.manual_seed(0)
         with warnings.catch_warnings(), Limited(limit) as device:
             warnings.simplefilter("ignore")
-            engine.update(losses, Drawing())
+            engine.backward(losses, Drawing())
         assert bool(device.refused) == (limit is not None)
         found.append(joined(model))
     torch.testing.assert_close(*found)
@@ -173,7 +173,7 @@ def test_a_step_that_fails_in_the_end_leaves_grad_untouched(name: str, offload: 
     assert model[0].bias.grad is None
     assert model[2].weight.grad is None
     model.zero_grad()
-    engine.update(losses_of(model), method(name))
+    engine.backward(losses_of(model), method(name))
     torch.testing.assert_close(joined(model), truth(name), rtol=1e-12, atol=1e-14)
 
 
@@ -183,7 +183,7 @@ def test_where_the_only_row_has_freed_the_graph_the_error_is_the_allocators(offl
     losses = losses_of(model)[:1]
     engine = Chunked(model, offload=offload)
     with pytest.raises(torch.OutOfMemoryError, match="simulated"), Limited(int(1.5 * ROW)):
-        engine.update(losses, method("Gramian weighting"))
+        engine.backward(losses, method("Gramian weighting"))
     assert all(p.grad is None for p in model.parameters())
 
 

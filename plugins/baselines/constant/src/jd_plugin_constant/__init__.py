@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jdframework.bases import BaseMethod, GramianWeighting, Scalarizer
 from jdframework.config import Config, Vector
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["Constant", "ConstantConfig", "ConstantWeighting"]
 

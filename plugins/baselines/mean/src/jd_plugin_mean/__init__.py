@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Scalarizer
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["Mean", "MeanWeighting"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Randomised, Scalarizer
 from jdframework.config import Paper
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["Random", "RandomWeighting"]
 

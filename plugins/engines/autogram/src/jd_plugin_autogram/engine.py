@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -13,25 +13,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import without
+from jdframework.autograd.memory import in_bytes, setting_in_bytes
 from jdframework.bases import Engine, EngineConfig
 from jdframework.errors import UnsupportedModelError
-from jdframework.memory import in_bytes, setting_in_bytes
-from jdframework.multitask import as_scalars, cut_at, head_params
-from jdframework.objectives import check_differentiable
-from jdframework.objectives import objectives as given_objectives
-from jdframework.outcome import Check, Forecast, Outcome
+from jdframework.linearization import Demand
 
 from jd_plugin_autogram.experience import Experience
-from jd_plugin_autogram.forecast import foreseen
-from jd_plugin_autogram.groups import Groups, groups_for
+from jd_plugin_autogram.layerwise import LayerwiseLinearization
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
-from jd_plugin_autogram.plan import planned, sketched
 from jd_plugin_autogram.recording import Recorder
 from jd_plugin_autogram.routes import Routes, routes_of
 from jd_plugin_autogram.rules import rules
-from jd_plugin_autogram.step import Step
 
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """The relative error of the identity up to which a Gramian is taken for exact."""
@@ -99,9 +91,9 @@ class Autogram(Engine):
 
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         super().__init__(*modules, **config)
-        self._recorder = Recorder(_recorded_layers(self.modules))
-        self._experience = Experience()
-        weakref.finalize(self, self._recorder.close)
+        self.recorder = Recorder(_recorded_layers(self.modules))
+        self.experience = Experience()
+        weakref.finalize(self, self.recorder.close)
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
@@ -110,103 +102,38 @@ class Autogram(Engine):
             return "batch_dim counts from the first dimension, 0"
         return super().refusal(modules, config)
 
-    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to ``parameters``; the graph stays.
-
-        :param losses: A tensor of any shape, or a sequence of scalars; with a ``batch_dim``, a
-            tensor.
-        :raises UnsupportedModelError: if the model cannot be served exactly.
-        """
-        outputs = _checked(losses)
-        step = self._step(self._objectives(outputs))
-        gramian = step.gramians(retain_graph=True, keep=False)[0]
-        if self._is_to_be_verified(step):
-            self._verify(outputs, gramian, step)
-        return gramian
-
-    def update(
+    def linearize(
         self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
         *,
-        features: Sequence[Tensor] | None = None,
+        cotangents: Sequence[Float[Tensor, "m *shape"]] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        need: Demand = "gramian",
         retain_graph: bool = False,
-        check: Check | None = None,
-    ) -> Outcome:
-        """See :meth:`jdframework.bases.Engine.update`."""
-        groups, outputs = groups_for(method, self.parameters), _checked(losses)
-        values = torch.cat([output.detach().reshape(-1) for output in outputs])
-        if features is not None:
-            return self._update_trunk(outputs, values, features, groups, retain_graph, check)
-        step = self._step(self._objectives(outputs), groups.owners)
-        if groups.treated_apart and step.outside:
-            raise UnsupportedModelError(
-                f"the losses also depend on {len(step.outside)} tensors outside of the given "
-                f"modules, for which {method.name!r} has no weights: give features=…, add their "
-                f"module to the Descent, or, if they are data that a loss is differentiated by, "
-                f"call requires_grad_(False) on them before backward"
-            )
-        unverified = self._is_to_be_verified(step)
-        parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
-        checked = self._verifying(outputs, step, check) if unverified else check
-        weights, outcome = groups.weighted(parts, values, checked)
-        targets, found = step.update(weights, retain_graph)
-        add_to_grad(targets, found)
-        if not retain_graph:
-            self._recorder.forget(step.routes.nodes)
-        return outcome
+    ) -> LayerwiseLinearization:
+        """See :meth:`jdframework.bases.Engine.linearize`.
 
-    def forecast(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-    ) -> Forecast:
-        """See :meth:`jdframework.bases.Engine.forecast`."""
-        outputs = _checked(losses)
-        if features is None:
-            objectives = self._objectives(outputs)
-        else:
-            m = sum(output.numel() for output in outputs)
-            objectives = Tasks(features, [f.detach().expand(m, *f.shape) for f in features])
-        routes = self._routes(objectives)
-        size = setting_in_bytes(self.config.memory, objectives.outputs[0].device)
-        return foreseen(objectives, sketched(objectives, routes, self.parameters), size)
+        With inputs, which are the engine's parameters, each objective depends on the whole batch.
+
+        :raises UnsupportedModelError: if the graph shows that the model cannot be served exactly.
+        """
+        outputs = list(outputs)
+        dim = None if inputs is not None or cotangents is not None else self.config.batch_dim
+        objectives = self._objectives(outputs, dim, cotangents)
+        return LayerwiseLinearization(
+            self, objectives, self._routes(objectives), groups, inputs is None, retain_graph
+        )
 
     def close(self) -> None:
         """Takes the hooks off the model."""
-        self._recorder.close()
+        self.recorder.close()
 
-    def _update_trunk(
-        self,
-        outputs: list[Tensor],
-        values: Tensor,
-        features: Sequence[Tensor],
-        groups: Groups,
-        retain_graph: bool,
-        check: Check | None,
-    ) -> Outcome:
-        losses, shared = as_scalars(outputs), self.parameters
-        tasks = head_params(losses, features, shared)
-        cut = cut_at(features, losses, tasks, shared, retain_graph=retain_graph)
-        step = self._step(Tasks(cut.outputs, cut.starts), groups.owners, outside=False)
-        unverified = self._is_to_be_verified(step)
-        parts = step.gramians(retain_graph=retain_graph or unverified, keep=True)
-        checked = self._verifying(cut.outputs, step, check, cut.starts) if unverified else check
-        weights, outcome = groups.weighted(parts, values, checked)
-        targets, found = step.update(weights, retain_graph)
-        add_to_grad([*targets, *cut.head_params], [*found, *cut.head_gradients])
-        if not retain_graph:
-            self._recorder.forget(step.routes.nodes)
-        return outcome
-
-    def _objectives(self, outputs: list[Tensor]) -> Objectives:
-        dim = self.config.batch_dim
+    def _objectives(
+        self, outputs: list[Tensor], dim: int | None, cotangents: Sequence[Tensor] | None
+    ) -> Objectives:
         if dim is None:
-            return Tasks(outputs)
+            return Tasks(outputs, cotangents)
         if len(outputs) > 1:
             raise UnsupportedModelError(
                 "instances need one tensor of losses, the instances along a dimension of it: "
@@ -214,26 +141,9 @@ class Autogram(Engine):
             )
         return Instances(outputs[0].reshape(1) if outputs[0].ndim == 0 else outputs[0], dim)
 
-    def _step(
-        self,
-        objectives: Objectives,
-        owners: Mapping[int, int] | None = None,
-        *,
-        outside: bool = True,
-    ) -> Step:
-        parameters = self.parameters
-        routes = self._routes(objectives)
-        plan = planned(objectives, routes, parameters, self._experience)
-        owners = owners or {id(parameter): 0 for parameter in parameters}
-        others = without(routes.leaves, parameters) if outside else []
-        size = self._experience.size(
-            routes.kind, lambda: setting_in_bytes(self.config.memory, objectives.outputs[0].device)
-        )
-        return Step(objectives, routes, plan, parameters, owners, others, size)
-
     def _routes(self, objectives: Objectives) -> Routes:
         apart = isinstance(objectives, Instances)
-        routes = routes_of(objectives.outputs, self._recorder, apart)
+        routes = routes_of(objectives.outputs, self.recorder, apart)
         if apart and objectives.n > 1:
             self._refuse_batch_statistics(routes)
         return routes
@@ -253,41 +163,28 @@ class Autogram(Engine):
                 f"use GroupNorm, or use engine='autojac'"
             )
 
-    def _is_to_be_verified(self, step: Step) -> bool:
-        """Every time, where what is seen of one batch's instances is not true of the next's."""
-        if not self.config.verify_first:
-            return False
-        return step.plan.arranged is None or not self._experience.is_trusted(step.kind)
+    def memory_for(self, routes: Routes, device: torch.device) -> int:
+        """How many bytes may be kept from the Gramian for the update.
 
-    def _verifying(
-        self,
-        outputs: Sequence[Tensor],
-        step: Step,
-        check: Check | None,
-        starts: Sequence[Tensor] | None = None,
-    ) -> Check:
-        """The engine's own check of the Gramian, then the given one."""
+        :param routes: What the step goes along.
+        :param device: Where.
+        """
+        return self.experience.size(
+            routes.kind, lambda: setting_in_bytes(self.config.memory, device)
+        )
 
-        def both(gramian: Tensor) -> None:
-            self._verify(outputs, gramian, step, starts)
-            if check is not None:
-                check(gramian)
+    def verify_gramian(self, lin: LayerwiseLinearization, gramian: Float[Tensor, "m m"]) -> bool:
+        """Refuses a Gramian that is wrong; False after an overflow, which tells nothing of it.
 
-        return both
-
-    def _verify(
-        self,
-        outputs: Sequence[Tensor],
-        gramian: Tensor,
-        step: Step,
-        starts: Sequence[Tensor] | None = None,
-    ) -> None:
-        """Refuses a Gramian that is wrong; after an overflow, the next step is verified instead."""
-        error = self.identity_error(outputs, gramian, starts=starts)
+        :param lin: What it is of.
+        :param gramian: That of all parameters.
+        """
+        objectives = lin.objectives
+        error = self.identity_error(objectives.outputs, gramian, starts=objectives.starts)
         if not math.isfinite(error):
-            return
-        tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in self.parameters)
-        if any(_is_of_half_precision(node) for node in step.routes.nodes):
+            return False
+        tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in lin.inputs)
+        if any(_is_of_half_precision(node) for node in lin.routes.nodes):
             tolerance = _HALF_TOLERANCE
         if error > tolerance:
             raise UnsupportedModelError(
@@ -295,7 +192,7 @@ class Autogram(Engine):
                 f"its own instance, or a layer gives something else when it is run again; use "
                 f"batch_dim=None or engine='autojac'"
             )
-        self._experience.verified(step.kind)
+        return True
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
@@ -324,9 +221,3 @@ def _is_of_batch(node: Node) -> bool:
     if "BatchNorm" not in node.name() or not getattr(node, "_saved_training", True):
         return False
     return bool(node._input_metadata[0].shape[0] > 1)  # instance norm makes it one image
-
-
-def _checked(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    given = given_objectives(losses)
-    check_differentiable(given)
-    return list(given.tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jdframework.outcome import Forecast
+from jdframework.linearization import Forecast
 
 from jd_plugin_autogram.objectives import Objectives
 from jd_plugin_autogram.plan import Plan

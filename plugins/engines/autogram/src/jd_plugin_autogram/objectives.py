@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from jdframework.autograd_graph import gradients, stacked, weighted_starts
+from jdframework.autograd.graph import gradients, stacked, weighted_starts
 
 _Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
 
@@ -31,6 +31,8 @@ class Objectives(ABC):
     """How many independent instances there are."""
     k: int
     """How many passes there are."""
+    starts: Sequence[Tensor] | None = None
+    """What each of ``m`` rows starts from, ``[m, *output.shape]`` per output, if it is given."""
 
     @property
     def m(self) -> int:
@@ -55,6 +57,10 @@ class Objectives(ABC):
     def permuted(self, gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
         """The Gramian in the order of the losses as they were given."""
         return gramian
+
+    def permuted_rows(self, rows: Float[Tensor, "m *shape"]) -> Float[Tensor, "m *shape"]:
+        """Rows in the order of the losses as they were given."""
+        return rows
 
     def in_order(self, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Weights in the order ``i·k + a``."""
@@ -147,6 +153,10 @@ class Instances(Objectives):
         back = self._indices.flatten().argsort()
         return gramian[back][:, back]
 
+    def permuted_rows(self, rows: Float[Tensor, "m *shape"]) -> Float[Tensor, "m *shape"]:
+        """See :meth:`Objectives.permuted_rows`."""
+        return rows if self._dim == 0 else rows[self._indices.flatten().argsort()]
+
     def in_order(self, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """See :meth:`Objectives.in_order`."""
         return weights if self._dim == 0 else weights[self._indices.flatten()]
@@ -188,15 +198,15 @@ class Tasks(Objectives):
 
     def __init__(self, outputs: Sequence[Tensor], starts: Sequence[Tensor] | None = None) -> None:
         self.outputs = list(outputs)
-        self._starts = starts
+        self.starts = starts
         self.n = 1
         self.k = sum(o.numel() for o in outputs) if starts is None else len(starts[0])
 
     def passes(self) -> Iterator[_Pass]:
         """One for each objective."""
-        if self._starts is not None:
+        if self.starts is not None:
             for row in range(self.k):
-                yield self.outputs, [start[row] for start in self._starts]
+                yield self.outputs, [start[row] for start in self.starts]
             return
         for output in self.outputs:
             for entry in range(output.numel()):
@@ -210,9 +220,9 @@ class Tasks(Objectives):
 
     def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
         """All of them."""
-        if self._starts is not None:
+        if self.starts is not None:
             return self.outputs, [
-                torch.tensordot(weights.to(start.dtype), start, dims=1) for start in self._starts
+                torch.tensordot(weights.to(start.dtype), start, dims=1) for start in self.starts
             ]
         return self.outputs, weighted_starts(weights, self.outputs)
 

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import Graph, graph_of
+from jdframework.autograd.retained_gradients import (
+    RETAINED,
+    drop_dead_gradients,
+    leaving_grad_alone,
+)
+from jdframework.autograd.vmap import tell_fallback
 from jdframework.bases import EngineConfig, JacobianEngine
-from jdframework.bases.jacobian_engine import checked_losses
-from jdframework.batching import tell_fallback
-from jdframework.multitask import separating
-from jdframework.outcome import Forecast
-from jdframework.retained_gradients import RETAINED, drop_dead_gradients, leaving_grad_alone
+from jdframework.bases.jacobian_engine import Starts
+from jdframework.linearization import Forecast
 
 from jd_plugin_autojac.choice import chunk_size
 from jd_plugin_autojac.rows import Rows
@@ -66,7 +68,6 @@ class Autojac(JacobianEngine):
         *,
         jac_outputs: Sequence[Tensor] | None = None,
         retain_graph: bool = False,
-        parallel_chunk_size: int | None = None,
     ) -> tuple[Tensor | None, ...]:
         """The Jacobian of any tensors with respect to any others.
 
@@ -74,76 +75,41 @@ class Autojac(JacobianEngine):
         :param inputs: With respect to what.
         :param jac_outputs: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output.
         :param retain_graph: Whether the graph can be used again.
-        :param parallel_chunk_size: How many rows at once; None lets the engine choose.
         :return: One ``[m, *input.shape]`` per input, None where no output depends on it.
         """
-        return self._jacobians(
-            graph_of(outputs), outputs, inputs, jac_outputs, retain_graph, parallel_chunk_size
-        )
+        return self._differentiated(Starts(outputs, jac_outputs, inputs, inputs), retain_graph)
 
-    def forecast(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-    ) -> Forecast:
-        """See :meth:`jdframework.bases.Engine.forecast`."""
-        held = super().forecast(losses, method, features=features).memory
-        outputs, parameters = checked_losses(losses), self.parameters
-        m = sum(output.numel() for output in outputs)
-        is_batch, cut = len(outputs) == 1, outputs
-        if features is not None:
-            is_batch, cut = separating(outputs, features, parameters), list(features)
-        graph = graph_of(cut)
-        used = [tensor for tensor in parameters if graph.reaches(tensor)]
-        chunk = self._chunk(m, is_batch, used, graph.operations)
-        if chunk == 1 or self._batchable.get(graph.operations) is False:
+    def _foreseen(self, starts: Starts, held: int | None) -> Forecast:
+        used = [tensor for tensor in starts.columns if starts.graph.reaches(tensor)]
+        rows = Rows(starts.outputs, used, starts.cotangents)
+        operations = starts.graph.operations
+        chunk = self._chunk(rows.m, rows.is_batch, used, operations)
+        if chunk == 1 or self._batchable.get(operations) is False:
             return Forecast("one objective at a time", held)
-        return Forecast(f"{chunk} of {m} objectives at once, by torch.vmap", held)
+        return Forecast(f"{chunk} of {rows.m} objectives at once, by torch.vmap", held)
 
     def _chunk(
-        self,
-        m: int,
-        is_batch: bool,
-        inputs: Sequence[Tensor],
-        operations: frozenset[str],
-        given: int | None = None,
+        self, m: int, is_batch: bool, inputs: Sequence[Tensor], operations: frozenset[str]
     ) -> int:
         """How many rows a pass, as long as vmap can run."""
-        wanted = given or self.config.parallel_chunk_size
+        wanted = self.config.parallel_chunk_size
         if wanted is None:
             wanted = chunk_size(m, inputs, operations) if is_batch else 1
         return min(wanted, m)
 
-    def _differentiated(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        retain_graph: bool,
-    ) -> tuple[Tensor | None, ...]:
-        return self._jacobians(graph, outputs, inputs, starts, retain_graph)
-
-    def _jacobians(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        jac_outputs: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-        parallel_chunk_size: int | None = None,
-    ) -> tuple[Tensor | None, ...]:
-        reached = [graph.reaches(tensor) for tensor in inputs]
+    def _differentiated(self, starts: Starts, retain_graph: bool) -> tuple[Tensor | None, ...]:
+        graph = starts.graph
+        reached = [graph.reaches(tensor) for tensor in starts.columns]
         if not any(reached):
-            return (None,) * len(inputs)
-        used = [tensor for tensor, is_reached in zip(inputs, reached, strict=True) if is_reached]
-        rows = Rows(outputs, used, jac_outputs)
-        chunk = self._chunk(rows.m, rows.is_batch, used, graph.operations, parallel_chunk_size)
+            return (None,) * len(reached)
+        used = [
+            tensor for tensor, is_reached in zip(starts.columns, reached, strict=True) if is_reached
+        ]
+        rows = Rows(starts.outputs, used, starts.cotangents)
+        operations = graph.operations
+        chunk = self._chunk(rows.m, rows.is_batch, used, operations)
         with leaving_grad_alone(used):
-            found = self._blocks(rows, graph.operations, chunk, retain_graph)
+            found = self._blocks(rows, operations, chunk, retain_graph)
         blocks = iter(found)
         return tuple(next(blocks) if is_reached else None for is_reached in reached)
 

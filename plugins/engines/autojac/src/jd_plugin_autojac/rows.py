@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jdframework.autograd_graph import gradients
+from jdframework.autograd.graph import gradients
+from jdframework.autograd.vmap import batched_gradients
 from jdframework.bases import JacobianEngine
-from jdframework.batching import batched_gradients
 
 
 @dataclass(frozen=True)

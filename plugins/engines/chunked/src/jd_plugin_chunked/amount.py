@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator
 
-from jdframework.memory import in_bytes
+from jdframework.autograd.memory import in_bytes
 
 
 def _checked(memory: str | float | None) -> str | float | None:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from jdframework import hooks
-from jdframework.memory import setting_in_bytes
+from jdframework.autograd.memory import setting_in_bytes
 
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.shortage import Shortage

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
+from jdframework.linearization import OfRows
 
 from jd_plugin_chunked.layout import Layout
-from jd_plugin_chunked.rewinding import Rewinding
 from jd_plugin_chunked.rows import Rows
 from jd_plugin_chunked.shortage import Shortage, attempt
 
@@ -57,22 +57,19 @@ def weighted_sum(
     return direction.blocks
 
 
-def aggregated(
-    rows: Rows, positions: Sequence[int], aggregator: Any, extra: dict[str, Tensor]
-) -> list[Tensor]:
-    """The direction of an aggregator that is ``column_wise``, one tensor per input.
+def aggregated(rows: Rows, positions: Sequence[int], function: OfRows) -> list[Tensor]:
+    """What a function gives of all columns, one value each: one tensor per input.
 
     :param rows: The Jacobian.
     :param positions: Of the inputs.
-    :param aggregator: What gives each block's direction.
-    :param extra: What it needs beside the Jacobian.
+    :param function: Gives the values of some columns.
     """
     direction = Direction(rows.layout, positions)
 
     def add(start: int, stop: int) -> None:
         block = rows.block(start, stop)
-        with Rewinding(aggregator):
-            values = aggregator(block, **extra)
+        with function.repeatable():
+            values = function(block)
         direction.write(start, stop, values)
 
     _each_block(rows, positions, add, _COPIES_OF_AN_AGGREGATION)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from jdframework.autograd_graph import Graph, graph_of
-from jdframework.bases import EngineConfig, JacobianEngine
-from jdframework.bases.jacobian_engine import checked_losses, graph_reaching
-from jdframework.combination import Combination
-from jdframework.outcome import Check, Forecast
+from jdframework.bases import Engine, EngineConfig
+from jdframework.bases.jacobian_engine import Starts
+from jdframework.linearization import Demand
 
-from jd_plugin_chunked import columns, storage
 from jd_plugin_chunked.amount import Memory
 from jd_plugin_chunked.budget import Budget
-from jd_plugin_chunked.combination import combine, needs_whole_rows
 from jd_plugin_chunked.layout import Layout
+from jd_plugin_chunked.linearization import ChunkedLinearization
 from jd_plugin_chunked.passes import Passes
-from jd_plugin_chunked.rows import KeptRows, RecomputedRows, Rows
-from jd_plugin_chunked.shortage import Shortage, attempt, is_out_of_memory
 
 
 class ChunkedConfig(EngineConfig):
@@ -56,7 +48,7 @@ class ChunkedConfig(EngineConfig):
     )
 
 
-class Chunked(JacobianEngine):
+class Chunked(Engine):
     """Serves every method within a memory budget, where the Jacobian does not fit.
 
     The rows are taken in chunks. Each is copied to where it is kept: host memory (pinned, and
@@ -101,160 +93,28 @@ class Chunked(JacobianEngine):
 
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         super().__init__(*modules, **config)
-        self._budget: Budget | None = None
+        self.budget: Budget | None = None
+        """What was learnt of the memory, if a step was taken."""
         self._batchable: dict[frozenset[str], bool] = {}
 
-    def differentiate(
+    def linearize(
         self,
         outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
         *,
-        jac_outputs: Sequence[Tensor] | None = None,
+        cotangents: Sequence[Float[Tensor, "m *shape"]] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        need: Demand = "gramian",
         retain_graph: bool = False,
-    ) -> tuple[Tensor | None, ...]:
-        """The Jacobian of any tensors with respect to any others, where its rows are kept.
+    ) -> ChunkedLinearization:
+        """See :meth:`jdframework.bases.Engine.linearize`."""
+        starts = Starts(outputs, cotangents, inputs, self.parameters if inputs is None else inputs)
+        passes = Passes(starts, self._batchable)
+        return ChunkedLinearization(self, starts, passes, groups, need, retain_graph)
 
-        A file goes with the last tensor that is part of it.
+    def new_budget(self, layout: Layout) -> Budget:
+        """The memory that the settings leave now.
 
-        :param outputs: What to differentiate, one row per entry.
-        :param inputs: With respect to what.
-        :param jac_outputs: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output.
-        :param retain_graph: Whether the graph can be used again.
-        :return: One ``[m, *input.shape]`` per input, None where no output depends on it.
+        :param layout: Of the columns.
         """
-        graph = graph_of(outputs)
-        reached = _reached(graph, inputs)
-        found: list[Tensor | None] = [None] * len(inputs)
-        if reached:
-            passes = Passes(graph, outputs, jac_outputs, self._batchable)
-            layout = Layout([inputs[i] for i in reached])
-            with self._forgetting_failures():
-                rows = self._kept(passes, layout, retain_graph)
-            for position, block in zip(reached, rows.layout.blocks(rows.matrix), strict=True):
-                found[position] = block
-        return tuple(found)
-
-    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to ``parameters``; the graph stays.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :raises ValueError: if they depend on no parameter.
-        """
-        outputs, parameters = checked_losses(losses), self.parameters
-        graph = graph_reaching(outputs, parameters)
-        reached = _reached(graph, parameters)
-        passes = Passes(graph, outputs, None, self._batchable)
-        layout = Layout([parameters[i] for i in reached])
-        with self._forgetting_failures():
-            rows = self._rows(passes, layout, whole=False, retain_graph=True)
-            return columns.gramian(rows, range(len(reached)))
-
-    def forecast(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-    ) -> Forecast:
-        """See :meth:`jdframework.bases.Engine.forecast`."""
-        outputs, parameters = checked_losses(losses), self.parameters
-        graph = graph_reaching(outputs, parameters)
-        layout = Layout([parameters[i] for i in _reached(graph, parameters)])
-        m = sum(output.numel() for output in outputs)
-        cut = outputs if features is None else features
-        passes = Passes(graph_of(cut), cut, None, self._batchable)
-        budget = copy(self._budget) or self._new_budget(layout)
-        # On the features, the rows of all objectives start together.
-        together = passes.batched if features is None else passes.batchable
-        rows = min(budget.rows(layout), m) if together else 1
-        taken = "one objective at a time" if rows == 1 else f"{rows} of {m} objectives at once"
-        jacobian = super().forecast(losses, method, features=features).memory
-        held = budget.size if jacobian is None else min(budget.size, jacobian)
-        whole = needs_whole_rows(method, len(parameters))
-        if self.config.offload is None and not whole and not budget.holds(m, layout):
-            return Forecast(f"{taken}, again for each block of columns", held)
-        place = self._places(m, layout, budget)[0]
-        return Forecast(f"{taken}, kept on the {place}", held)
-
-    def _combined(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        method: Any,
-        *,
-        starts: Sequence[Tensor] | None,
-        losses: Float[Tensor, " m"],
-        check: Check | None,
-        retain_graph: bool,
-    ) -> Combination:
-        reached = _reached(graph, inputs)
-        passes = Passes(graph, outputs, starts, self._batchable)
-        layout = Layout([inputs[i] for i in reached])
-        whole = needs_whole_rows(method, len(inputs))
-        with self._forgetting_failures():
-            return combine(
-                method,
-                self._rows(passes, layout, whole, retain_graph),
-                reached,
-                len(inputs),
-                losses=losses,
-                check=check,
-                retain_graph=retain_graph,
-            )
-
-    def _rows(self, passes: Passes, layout: Layout, whole: bool, retain_graph: bool) -> Rows:
-        if self.config.offload is not None or whole:
-            return self._kept(passes, layout, retain_graph)
-        budget = self._budget_on(layout)
-        if budget.holds(passes.m, layout):
-            kept = attempt(partial(self._kept, passes, layout, retain_graph))
-            if not isinstance(kept, Shortage):
-                return kept
-            if passes.freed:
-                raise kept.error
-            budget.leave_device()
-            budget.tell(kept, "takes the rows again for each block of columns")
-        return RecomputedRows(passes, layout, budget)
-
-    def _kept(self, passes: Passes, layout: Layout, retain_graph: bool) -> KeptRows:
-        budget = self._budget_on(layout)
-        places = self._places(passes.m, layout, budget)
-        return KeptRows(passes, layout, budget, places, self.config.directory, retain_graph)
-
-    def _places(self, m: int, layout: Layout, budget: Budget) -> list[storage.Place]:
-        """Where rows may lie, the best first."""
-        offload = self.config.offload
-        if offload is None:
-            return ["device"]
-        if offload != "auto":
-            return [offload]
-        places: list[storage.Place] = ["disk"]
-        if layout.device.type != "cpu" and storage.host_has_room(m, layout):
-            places.insert(0, "host")
-        if budget.holds(m, layout):
-            places.insert(0, "device")
-        return places
-
-    @contextmanager
-    def _forgetting_failures(self) -> Iterator[None]:
-        """Where nothing was little enough, memory may be free again in the next step."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                self._budget = None
-            raise
-
-    def _budget_on(self, layout: Layout) -> Budget:
-        if self._budget is None:
-            self._budget = self._new_budget(layout)
-        return self._budget
-
-    def _new_budget(self, layout: Layout) -> Budget:
         return Budget(self.config.memory, self.config.parallel_chunk_size, layout.device)
-
-
-def _reached(graph: Graph, inputs: Sequence[Tensor]) -> list[int]:
-    return [position for position, tensor in enumerate(inputs) if graph.reaches(tensor)]

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from jdframework import linalg
-from jdframework.autograd_graph import Graph, gradients, stacked, weighted_starts
-from jdframework.batching import batched_gradients, tell_fallback
-from jdframework.retained_gradients import RETAINED, drop_dead_gradients, leaving_grad_alone
+from jdframework.autograd.graph import gradients, stacked
+from jdframework.autograd.retained_gradients import (
+    RETAINED,
+    drop_dead_gradients,
+    leaving_grad_alone,
+)
+from jdframework.autograd.vmap import batched_gradients, tell_fallback
+from jdframework.bases.jacobian_engine import Starts
 
 from jd_plugin_chunked.shortage import is_out_of_memory
 
@@ -17,26 +21,18 @@ from jd_plugin_chunked.shortage import is_out_of_memory
 class Passes:
     """Takes rows through a graph, several at once (``torch.vmap``) or one by one.
 
-    :param graph: Of the outputs.
-    :param outputs: What is differentiated, one row per entry.
-    :param starts: What each row starts from, ``[m, *output.shape]`` per output; None if row i
-        starts from entry i alone.
+    :param starts: What is differentiated, and where each row starts.
     :param batchable: By its operations, whether vmap can run on a graph; is added to.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        outputs: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        batchable: dict[frozenset[str], bool],
-    ) -> None:
-        self._outputs, self._starts = outputs, starts
-        self._operations, self._batchable = graph.operations, batchable
-        self._sizes = [output.numel() for output in outputs]
+    def __init__(self, starts: Starts, batchable: dict[frozenset[str], bool]) -> None:
+        self._of = starts
+        self._outputs, self._starts = starts.outputs, starts.cotangents
+        self._operations, self._batchable = starts.graph.operations, batchable
+        self._sizes = [output.numel() for output in starts.outputs]
         self.freed = False
         """Whether a pass has freed the graph, even if it failed on the way."""
-        self.m = len(starts[0]) if starts is not None else sum(self._sizes)
+        self.m = starts.m
 
     @property
     def batched(self) -> bool:
@@ -75,14 +71,9 @@ class Passes:
         :param inputs: With respect to what.
         :param retain_graph: Whether the graph can be used again.
         """
-        starts: Sequence[Tensor]
-        if self._starts is not None:
-            starts = linalg.weighted_sum(self._starts, weights)
-        else:
-            starts = weighted_starts(weights, self._outputs)
         self.freed = not retain_graph
         with leaving_grad_alone(inputs):
-            return gradients(self._outputs, inputs, starts, retain_graph)
+            return gradients(self._outputs, inputs, self._of.weighted(weights), retain_graph)
 
     def _one(self, row: int, inputs: Sequence[Tensor], retain_graph: bool) -> list[Tensor | None]:
         if self._starts is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jdframework.memory import free_on_host
+from jdframework.autograd.memory import free_on_host
 
 from jd_plugin_chunked.layout import Layout
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Remembering, losses_for
 from jdframework.config import Config, Paper
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["GradNorm", "GradNormConfig"]
 

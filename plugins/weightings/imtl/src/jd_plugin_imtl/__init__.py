@@ -13,7 +13,7 @@ from jdframework.bases import GramianWeighting, ShapedConfig, losses_for
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
 from jdframework.linalg import impartial_weights
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["IMTL"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from jdframework.bases import GramianWeighting, Remembering
 from jdframework.config import Config, Paper
 from jdframework.linalg import simplex_projection
-from jdframework.names import Need
+from jdframework.protocols.names import Need
 
 __all__ = ["MoDo", "MoDoConfig"]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from jdframework import registry
 from jdframework.bases import Aggregator, WeightedSum, Wrapper, WrapperConfig
-from jdframework.combination import combine
 from jdframework.errors import ConfigError
-from jdframework.names import Need
+from jdframework.linearization.update import directions_of
 from jdframework.protocols import Stateful, TreatsGroups
+from jdframework.protocols.names import Need
 
 from jd_plugin_grouped.partition import by_module, by_patterns, by_tensor
 
@@ -172,10 +172,10 @@ class Grouped(Wrapper, Aggregator):
         blocks = self._cut(jacobian)
         self._make_room(len(blocks))
         found = [
-            combine(method, [block], losses=extra.get("losses")).directions[0]
+            directions_of(method, [block], extra.get("losses"))[0]
             for method, block in zip(self.wrapped(), blocks, strict=True)
         ]
-        return torch.cat([direction for direction in found if direction is not None])
+        return torch.cat(found)
 
     def _cut(self, jacobian: Float[Tensor, "m n"]) -> Sequence[Tensor]:
         sizes = self.config.sizes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from jdframework.errors import ConfigError
-from jdframework.names import nearest
+from jdframework.protocols.names import nearest
 
 
 def by_tensor(names: Sequence[str]) -> list[list[str]]:

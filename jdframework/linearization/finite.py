@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from jdframework.accumulation import inspected
-from jdframework.autograd_graph import graph_of
-from jdframework.bases import BaseMethod
+from jdframework.autograd.graph import graph_of
 from jdframework.errors import NonFiniteError
-from jdframework.objectives import Objectives
+from jdframework.linearization.objectives import Objectives
 
 _REMEDY: Final = "on_nonfinite='skip' would leave such steps out"
 
@@ -38,7 +35,7 @@ class Finiteness:
 
     step: int
     given: Objectives
-    method: nn.Module
+    method: Any
     parameter_names: Callable[[], Mapping[int, str]]
     asked: bool
 
@@ -51,10 +48,12 @@ class Finiteness:
         if self.asked and not bool(torch.isfinite(values.sum())):
             self._refuse(given or self.given, values, "the loss")
 
-    def of_gramian(self, gramian: Float[Tensor, "m m"]) -> None:
+    def of_gramian(self, gramian: Float[Tensor, "m m"] | None) -> None:
         """Refuses a gradient that is not finite, as its squared norm shows."""
+        if gramian is None or not self.asked:
+            return
         norms = gramian.diagonal()
-        if self.asked and not bool(torch.isfinite(norms.sum())):
+        if not bool(torch.isfinite(norms.sum())):
             dtype = str(norms.dtype).removeprefix("torch.")
             self._refuse(self.given, norms, "the gradient", f", or its square is not in {dtype}")
 
@@ -86,37 +85,13 @@ class Finiteness:
             f"{self._reaching(tensor)} with respect to the parameter {which} is not; {_REMEDY}"
         )
 
-    @contextmanager
-    def of_answers(self) -> Iterator[None]:
-        """Refuses weights, and directions, that the method gives in the body, before their use."""
-        with ExitStack() as hooks:
-            for method in self.method.modules() if self.asked else ():
-                if isinstance(method, BaseMethod):
-                    hooks.enter_context(method.register_forward_hook(self._of_answer))
-            yield
+    def of_answer(self, method: Any, answer: Tensor) -> None:
+        """Refuses weights, or a direction, that is not finite, before its use.
 
-    @contextmanager
-    def of_updates(self, known: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-        """Refuses what an engine is about to add to ``.grad`` in the body.
-
-        :param known: Gives the tensors whose updates are finite, since their Gramian and the
-            weights are.
+        :param method: What gave it.
+        :param answer: What it gave.
         """
-
-        def inspect(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-            excluded = {id(tensor) for tensor in known()}
-            pairs = zip(tensors, gradients, strict=True)
-            kept = [pair for pair in pairs if id(pair[0]) not in excluded]
-            self.of_gradients([t for t, _ in kept], [gradient for _, gradient in kept])
-
-        if not self.asked:
-            yield
-            return
-        with inspected(inspect):
-            yield
-
-    def _of_answer(self, method: Any, _: Any, answer: Any) -> None:
-        if not isinstance(answer, Tensor) or bool(answer.sum().isfinite()) or _are_finite([answer]):
+        if not self.asked or bool(answer.sum().isfinite()) or _are_finite([answer]):
             return
         if method.kind == "weighting" and answer.numel() == self.given.m:
             self._refuse(self.given, answer, f"{method.name}'s weight")
@@ -151,3 +126,7 @@ def _are_finite(tensors: Sequence[Tensor]) -> bool:
 def _listed(names: Sequence[str]) -> str:
     several = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + several
+
+
+UNCHECKED: Final = Finiteness(0, Objectives((), ()), None, dict, asked=False)
+"""Refuses nothing."""

@@ -6,18 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from jdframework import linalg
-from jdframework.autograd_graph import (
-    gradients,
-    graph_of,
-    leaves_of,
-    place_of,
-    weighted_starts,
-    without,
-)
+from jdframework.autograd.graph import gradients, graph_of, leaves_of, place_of, without
+from jdframework.linearization import Gradients, JacobianRows, OfRows
 
 
 @dataclass(frozen=True)
@@ -31,6 +23,36 @@ class Cut:
     """From what the trunk is to be differentiated: usually the features."""
     starts: list[Tensor] | None
     """What each task's row starts from, ``[m, *output.shape]`` per output; None means 1 each."""
+
+
+class OnFeatures(JacobianRows):
+    """Losses with respect to the features, whose combination then goes through the trunk.
+
+    A method is given ``dLᵢ/dz`` for the features ``z`` instead of the parameters' Jacobian, so one
+    backward pass of the trunk suffices, whatever the number of objectives (MGDA-UB, Sener & Koltun
+    2018, section 3.3).
+
+    :param cut: The losses, cut at the features.
+    :param shared: The trunk's parameters.
+    :param retain_graph: Whether the trunk's graph can be used again.
+    """
+
+    def __init__(self, cut: Cut, shared: Sequence[Tensor], retain_graph: bool) -> None:
+        super().__init__(cut.outputs, cut.starts or ())
+        self._shared, self._retain = shared, retain_graph
+
+    def vjp(self, weights: Sequence[Tensor | None]) -> Gradients:
+        """For the trunk's parameters."""
+        return self._through_the_trunk(super().vjp(weights))
+
+    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+        """For the trunk's parameters."""
+        return self._through_the_trunk(super().direct(function, group, column_wise=column_wise))
+
+    def _through_the_trunk(self, of_features: Gradients) -> Gradients:
+        features, directions = of_features
+        starts = [direction for direction in directions if direction is not None]
+        return [*self._shared], gradients(features, self._shared, starts, self._retain)
 
 
 def check_features(features: Sequence[Tensor]) -> None:
@@ -131,41 +153,22 @@ def cut_at(
     return Cut(head_params, head_gradients, features, stacked)
 
 
-def weighted_gradients(
+def cut_losses(
     losses: Sequence[Tensor],
-    weights: Float[Tensor, " m"],
-    *,
-    features: Sequence[Tensor] | None,
-    shared_params: Sequence[Tensor],
-    retain_graph: bool = False,
-) -> tuple[list[Tensor], list[Tensor | None]]:
-    """The update of known weights, by one backward pass, and no Jacobian of the parameters.
+    features: Sequence[Tensor],
+    shared: Sequence[Tensor],
+    retain_graph: bool,
+) -> Cut:
+    """:func:`cut_at` for losses as an engine takes them, whose heads are all else that they reach.
 
     :param losses: One tensor, with one objective per entry, or one scalar per objective.
-    :param weights: One per objective.
-    :param features: The shared representation, past which the heads get the gradient of the sum of
-        the losses; None for the weighted one everywhere.
-    :param shared_params: The trunk's parameters.
-    :param retain_graph: Whether the graph can be used again.
-    :return: Parameters, and what to add to each one's ``.grad``.
+    :param features: The shared representation.
+    :param shared: The trunk's parameters.
+    :param retain_graph: Whether the graph past the features can be used again.
     """
-    if features is None:
-        leaves = leaves_of(losses)
-        return leaves, gradients(losses, leaves, weighted_starts(weights, losses), retain_graph)
     scalars = as_scalars(losses)
-    cut = cut_at(
-        features,
-        scalars,
-        head_params(scalars, features, shared_params),
-        shared_params,
-        retain_graph=retain_graph,
-    )
-    if cut.starts is None:
-        starts: Sequence[Tensor] = weighted_starts(weights, cut.outputs)
-    else:
-        starts = linalg.weighted_sum(cut.starts, weights)
-    trunk = gradients(cut.outputs, shared_params, starts, retain_graph)
-    return [*shared_params, *cut.head_params], [*trunk, *cut.head_gradients]
+    heads = head_params(scalars, features, shared)
+    return cut_at(features, scalars, heads, shared, retain_graph=retain_graph)
 
 
 def as_scalars(losses: Sequence[Tensor]) -> list[Tensor]:

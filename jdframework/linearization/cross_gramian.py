@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.objectives import (
+from jdframework.linearization import Linearization, Wrapped
+from jdframework.linearization.objectives import (
     Losses,
     Objectives,
     check_differentiable,
@@ -67,6 +68,32 @@ class Crossed(NamedTuple):
     """``J₁ J₂ᵀ``."""
     gramian: Float[Tensor, "m m"]
     """``J₁ J₁ᵀ``."""
+
+
+class WithCrossGramian(Wrapped):
+    """A linearization whose weights come from two batches' gradients, one of which may be its own.
+
+    :param inner: What the update is taken from.
+    :param crossed: What the two batches give.
+    :param is_of_losses: Whether the first of them is that of the losses.
+    """
+
+    def __init__(self, inner: Linearization, crossed: Crossed, *, is_of_losses: bool) -> None:
+        super().__init__(inner)
+        self._crossed, self._is_of_losses = crossed, is_of_losses
+
+    def gramians(self) -> list[Float[Tensor, "m m"] | None]:
+        """The cross-gramian, in the place of the Gramian."""
+        return [self._crossed.cross]
+
+    @property
+    def covered(self) -> Sequence[Tensor]:
+        """None: the statistics may be of other batches than the update."""
+        return ()
+
+    def recorded(self, gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:
+        """The Gramian of the losses, if it is known."""
+        return self._crossed.gramian if self._is_of_losses else None
 
 
 def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Crossed:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import hooks
-from jdframework.autograd_graph import dense
+from jdframework.autograd.graph import dense
 
 
 def batched_gradients(

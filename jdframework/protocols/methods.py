@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from jdframework.config import Config, Paper
-    from jdframework.names import Need
-    from jdframework.outcome import Check, Forecast, Outcome
+    from jdframework.protocols.names import Need
 
 
 class Configured(Protocol):
@@ -124,106 +123,4 @@ class TreatsGroups(Protocol):
         :param blocks: How many blocks it has.
         :return: Per group, a weighting or an aggregator, and its blocks' positions; each position
             in one group.
-        """
-
-
-class Engine(Configured, Protocol):
-    """Differentiates several objectives, and puts the update into ``.grad``."""
-
-    capabilities: frozenset[str]
-    """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
-
-    def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
-        """The Gramian of the losses with respect to the engine's parameters.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        """
-
-    def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
-        """One ``[m, *parameter.shape]`` per parameter, if the engine can.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        """
-
-    def forecast(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-    ) -> Forecast:
-        """How ``update`` would go about it, and how much memory it would take.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :param method: A weighting or an aggregator.
-        :param features: The shared representation, as for ``update``.
-        """
-
-    def update(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-        check: Check | None = None,
-    ) -> Outcome:
-        """Adds the method's update to ``.grad``.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :param method: A weighting or an aggregator.
-        :param features: The shared representation; what is past it gets its own plain gradient.
-        :param retain_graph: Whether the graph can be used again.
-        :param check: Shown the Gramian before anything is added.
-        """
-
-    def backward(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        method: Any,
-        /,
-        *,
-        features: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-    ) -> Float[Tensor, " m"] | None:
-        """Likewise, giving just the weights.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        :param method: A weighting or an aggregator.
-        :param features: The shared representation; what is past it gets its own plain gradient.
-        :param retain_graph: Whether the graph can be used again.
-        """
-
-    def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
-        """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a random ``u``.
-
-        :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
-        """
-
-    def close(self) -> None:
-        """Leaves the model as it was before."""
-
-
-class Differentiator(Protocol):
-    """An engine that can give rows of the Jacobian of anything, without a model of its own."""
-
-    def differentiate(
-        self,
-        outputs: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        *,
-        jac_outputs: Sequence[Tensor] | None = None,
-        retain_graph: bool = False,
-        parallel_chunk_size: int | None = None,
-    ) -> tuple[Tensor | None, ...]:
-        """One ``[m, *input.shape]`` per input, None for an input that no output depends on.
-
-        :param outputs: Tensors of any shape with ``m`` entries together.
-        :param inputs: Tensors that they depend on.
-        :param jac_outputs: ``[m, *output.shape]`` per output; the rows are these combinations of
-            the entries. One row per entry when None.
-        :param retain_graph: Whether the graph can be used again.
-        :param parallel_chunk_size: How many rows at once; None lets the engine choose.
         """

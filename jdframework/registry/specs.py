@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from jdframework import __version__, directory, discovery
-from jdframework.discovery import Offer
+from jdframework import __version__
 from jdframework.errors import (
     BlockedNameError,
     ConfigError,
@@ -19,7 +18,10 @@ from jdframework.errors import (
     PluginLoadError,
     UnknownNameError,
 )
-from jdframework.names import KINDS, Kind, Need, check_kind, is_canonical, nearest
+from jdframework.protocols.entry_points import DISABLE_VARIABLE
+from jdframework.protocols.names import KINDS, Kind, Need, check_kind, is_canonical, nearest
+from jdframework.registry import directory, discovery
+from jdframework.registry.discovery import Offer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -341,7 +343,7 @@ def _conflict(kind: Kind, name: str, offers: tuple[Offer, ...]) -> NameConflictE
     sources = sorted(str(offer.distribution) for offer in offers)
     return NameConflictError(
         f"the {kind} {name!r} is offered by {' and by '.join(sources)}: uninstall one of them, "
-        f"or block one with {discovery.DISABLE_VARIABLE}={sources[0]}"
+        f"or block one with {DISABLE_VARIABLE}={sources[0]}"
     )
 
 
@@ -351,7 +353,7 @@ def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
     if any(catalogue.find_blocked(kind, name) for kind in kinds):
         return BlockedNameError(
             f"the {what} {name!r} is installed, but the environment variable "
-            f"{discovery.DISABLE_VARIABLE} blocks it"
+            f"{DISABLE_VARIABLE} blocks it"
         )
     others = _kinds_of(name)
     if others:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from jdframework import multitask, registry
-from jdframework.accumulation import add_to_grad, add_to_jac, jac_of
-from jdframework.autograd_graph import leaves_of
-from jdframework.combination import combine
-from jdframework.protocols import Differentiator
+from jdframework import registry
+from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
+from jdframework.autograd.graph import leaves_of
+from jdframework.linearization import JacobianRows
+from jdframework.linearization import features as multitask
+from jdframework.linearization.update import groups_of, need_of, update
+from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
 
@@ -59,19 +61,20 @@ def backward(
     outputs = _checked_outputs(tensors, "tensors", jac_tensors)
     starts = _checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
     wanted = leaves_of(outputs) if inputs is None else _checked(inputs, "inputs")
-    jacobians = _engine().differentiate(
+    lin = _engine(parallel_chunk_size).linearize(
         outputs,
         wanted,
-        jac_outputs=starts,
+        cotangents=starts,
+        groups=None if method is None else groups_of(method, len(wanted)),
+        need="rows" if method is None else need_of(method, len(wanted)),
         retain_graph=retain_graph,
-        parallel_chunk_size=_checked_chunk(parallel_chunk_size),
     )
     if method is None:
-        add_to_jac(wanted, jacobians)
+        add_to_jac(wanted, lin.jacobian())
         return None
-    combined = combine(method, jacobians, losses=_entries(outputs) if starts is None else None)
-    add_to_grad(wanted, combined.directions)
-    return combined.outcome.weights
+    found = update(lin, method, _entries(outputs) if starts is None else None)
+    add_to_grad(found.tensors, found.gradients)
+    return found.weights
 
 
 def mtl_backward(
@@ -124,21 +127,21 @@ def mtl_backward(
     cut = multitask.cut_at(
         through, outputs, tasks, shared, grad_tensors=starts, retain_graph=retain_graph
     )
-    jacobians = _engine().differentiate(
+    lin = _engine(parallel_chunk_size).linearize(
         cut.outputs,
         shared,
-        jac_outputs=cut.starts,
+        cotangents=cut.starts,
+        groups=None if method is None else groups_of(method, len(shared)),
+        need="rows" if method is None else need_of(method, len(shared)),
         retain_graph=retain_graph,
-        parallel_chunk_size=_checked_chunk(parallel_chunk_size),
     )
     if method is None:
-        add_to_jac(shared, jacobians)
+        add_to_jac(shared, lin.jacobian())
         add_to_grad(cut.head_params, cut.head_gradients)
         return None
-    values = _entries(outputs) if starts is None else None
-    combined = combine(method, jacobians, losses=values)
-    add_to_grad([*shared, *cut.head_params], [*combined.directions, *cut.head_gradients])
-    return combined.outcome.weights
+    found = update(lin, method, _entries(outputs) if starts is None else None)
+    add_to_grad([*found.tensors, *cut.head_params], [*found.gradients, *cut.head_gradients])
+    return found.weights
 
 
 def jac(
@@ -169,16 +172,12 @@ def jac(
     wanted = _checked(inputs, "inputs")
     starts = _checked_starts(jac_outputs, given, "jac_outputs", "outputs")
     m = len(starts[0]) if starts is not None else sum(output.numel() for output in given)
-    found = _engine().differentiate(
-        given,
-        wanted,
-        jac_outputs=starts,
-        retain_graph=retain_graph,
-        parallel_chunk_size=_checked_chunk(parallel_chunk_size),
+    lin = _engine(parallel_chunk_size).linearize(
+        given, wanted, cotangents=starts, need="rows", retain_graph=retain_graph
     )
     return tuple(
         tensor.new_zeros((m, *tensor.shape)) if jacobian is None else jacobian
-        for tensor, jacobian in zip(wanted, found, strict=True)
+        for tensor, jacobian in zip(wanted, lin.jacobian(), strict=True)
     )
 
 
@@ -212,17 +211,26 @@ def jac_to_grad(
             "aggregator first"
         )
     _name_unreached(given)
-    combined = combine(method, [cast(Tensor, jac_of(tensor)) for tensor in reached])
-    add_to_grad(reached, combined.directions)
+    blocks = [jac_of(tensor) for tensor in reached]
+    found = update(JacobianRows(reached, blocks, groups_of(method, len(reached))), method)
+    add_to_grad(found.tensors, found.gradients)
     if not retain_jac:
         for tensor in reached:
             del tensor.jac  # type: ignore[attr-defined]
-    return combined.outcome.weights
+    return found.weights
 
 
-@lru_cache(maxsize=1)
-def _engine() -> Differentiator:
-    return cast(Differentiator, registry.engine("autojac"))
+def _engine(parallel_chunk_size: int | None) -> Engine:
+    if parallel_chunk_size is not None and parallel_chunk_size < 1:
+        raise ValueError(
+            f"parallel_chunk_size must be at least 1 or None, not {parallel_chunk_size}"
+        )
+    return _engine_for(parallel_chunk_size)
+
+
+@lru_cache(maxsize=8)
+def _engine_for(parallel_chunk_size: int | None) -> Engine:
+    return registry.engine("autojac", parallel_chunk_size=parallel_chunk_size)
 
 
 def _checked(
@@ -295,12 +303,6 @@ def _checked_grad_tensors(
     if shapes != wanted:
         raise ValueError(f"grad_tensors has the shapes {shapes}, but losses has {wanted}")
     return found
-
-
-def _checked_chunk(size: int | None) -> int | None:
-    if size is not None and size < 1:
-        raise ValueError(f"parallel_chunk_size must be at least 1 or None, not {size}")
-    return size
 
 
 def _tasks_params(

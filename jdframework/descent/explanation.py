@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from jdframework import memory, registry, shared_modules
-from jdframework.engine_choice import (
+from jdframework import registry
+from jdframework.autograd import memory
+from jdframework.autograd import modules as shared_modules
+from jdframework.descent.engine_choice import (
     Choice,
     choose,
     forecast,
@@ -21,9 +23,14 @@ from jdframework.engine_choice import (
     preferred_kinds,
     why_not,
 )
-from jdframework.multitask import check_features
-from jdframework.objectives import Losses, Objectives, check_differentiable, objectives
-from jdframework.outcome import Forecast
+from jdframework.linearization import Forecast
+from jdframework.linearization.features import check_features
+from jdframework.linearization.objectives import (
+    Losses,
+    Objectives,
+    check_differentiable,
+    objectives,
+)
 from jdframework.registry import Spec
 
 _WIDTH = 88

@@ -6,12 +6,10 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-
-from jdframework.bases import Remembering
 
 
 class Undone(ABC):
@@ -52,12 +50,40 @@ class GradientsUndone(Undone):
             leaf.grad = grad if grad is None or copied is None else grad.copy_(copied)
 
 
+class GradientsApart:
+    """What the body adds to the ``.grad`` of some tensors, which is as before afterwards.
+
+    A method that learns adds to its own gradients. They are a part of the step's update, all of
+    which is written at once.
+
+    :param tensors: The method's parameters; usually none.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        self._before = [tensor.grad for tensor in tensors]
+
+        self.gradients: list[Tensor | None] = []
+        """What the body added, for each, once it is over."""
+
+    def __enter__(self) -> Self:
+        for tensor in self.tensors:
+            tensor.grad = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gradients = [tensor.grad for tensor in self.tensors]
+        for tensor, grad in zip(self.tensors, self._before, strict=True):
+            tensor.grad = grad
+
+
 class StateUndone(Undone):
     """A context that puts a method's state back as it was if its body raises.
 
-    What :class:`~jdframework.bases.Remembering` keeps may be as large as the Jacobian; it is
-    replaced in each step and never changed, so that a reference suffices. Everything else is
-    copied. Putting it back takes no memory, as a lack of it may be what was raised.
+    What a method names in ``memory`` (:class:`~jdframework.bases.Remembering`) may be as large as
+    the Jacobian; it is replaced in each step and never changed, so that a reference suffices.
+    Everything else is copied. Putting it back takes no memory, a lack of which may be what was
+    raised.
 
     :param method: A weighting, an aggregator or a scalarizer.
     """
@@ -66,7 +92,7 @@ class StateUndone(Undone):
         self._before: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
         self._extra: list[tuple[nn.Module, Any]] = []
         for owner in method.modules():
-            replaced = owner.memory if isinstance(owner, Remembering) else ()
+            replaced: Sequence[str] = getattr(type(owner), "memory", ())
             for name, tensor in {**owner._buffers, **owner._parameters}.items():
                 as_it_is = tensor is None or name in replaced
                 copied = None if as_it_is else cast(Tensor, tensor).detach().clone()
@@ -82,3 +108,19 @@ class StateUndone(Undone):
             setattr(owner, name, tensor)
         for owner, state in self._extra:
             owner.set_extra_state(state)
+
+
+class CallUndone(StateUndone):
+    """Where the body raises, the method's state and torch's generator are as they were before.
+
+    :param method: The weighting or the aggregator that is called, perhaps once more.
+    """
+
+    def __init__(self, method: Any) -> None:
+        super().__init__(method)
+        self._random = torch.get_rng_state()
+
+    def undo(self) -> None:
+        """Puts both back."""
+        super().undo()
+        torch.set_rng_state(self._random)

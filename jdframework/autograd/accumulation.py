@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Final, TypeAlias
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from jdframework.errors import UnsupportedModelError
-
-Inspect: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor | None]], None]
-"""Is shown the tensors and what is to be added to each; raises to have nothing added."""
-
-_inspect: Final[ContextVar[Inspect | None]] = ContextVar("inspect", default=None)
-
-
-@contextmanager
-def inspected(inspect: Inspect) -> Iterator[None]:
-    """Shows ``inspect`` what any engine, in the body, is about to add to ``.grad``."""
-    token = _inspect.set(inspect)
-    try:
-        yield
-    finally:
-        _inspect.reset(token)
 
 
 @torch.no_grad()
@@ -46,9 +28,6 @@ def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -
                 f"register_post_accumulate_grad_hook, which this update would not run: remove it, "
                 f"and do its work after backward()"
             )
-    inspect = _inspect.get()
-    if inspect is not None:
-        inspect(tensors, gradients)
     # Before the first one is added, as memory may run out.
     casts = [gradient.to(device=tensor.device, dtype=tensor.dtype) for tensor, gradient in pairs]
     for (tensor, _), cast in zip(pairs, casts, strict=True):

@@ -16,13 +16,16 @@ from functools import cached_property, lru_cache
 from typing import Final
 
 from jdframework import __version__
-from jdframework.names import KINDS, Kind, key
+from jdframework.protocols.entry_points import (
+    ALIAS_GROUPS,
+    DISABLE_VARIABLE,
+    GROUPS,
+    blocked_keys,
+    distribution_of,
+)
+from jdframework.protocols.names import Kind, key
 
-GROUPS: Final[dict[Kind, str]] = {kind: f"jdframework.{kind}s" for kind in KINDS}
-ALIAS_GROUPS: Final[dict[Kind, str]] = {kind: f"jdframework.aliases.{kind}s" for kind in KINDS}
 KERNEL: Final = "jdframework"
-HOOK_GROUP: Final = "jdframework.hooks"
-DISABLE_VARIABLE: Final = "JD_DISABLE_PLUGINS"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Offer:
     @cached_property
     def distribution(self) -> str | None:
         """The distribution's name; None for what the program itself registered."""
-        return _distribution_of(self.entry_point)
+        return distribution_of(self.entry_point)
 
     @cached_property
     def version(self) -> str | None:
@@ -141,20 +144,13 @@ def registered_class(offer: Offer) -> type:
     return _registered[offer.kind, key(offer.name)][1]
 
 
-def hook_entry_points() -> list[importlib.metadata.EntryPoint]:
-    """The observers on offer, less the blocked ones."""
-    blocked = _blocked_keys(os.environ.get(DISABLE_VARIABLE, ""))
-    found = importlib.metadata.entry_points(group=HOOK_GROUP)
-    return [entry for entry in found if not _names_of(entry) & blocked]
-
-
 @lru_cache(maxsize=8)
 def _catalogue(
     path_state: tuple[tuple[str, int], ...], disabled: str, registered: tuple[Offer, ...]
 ) -> Catalogue:
     everything = [*registered, *_installed_offers(path_state)]
-    blocked_keys = _blocked_keys(disabled)
-    values = {(offer.kind, offer.value) for offer in everything if _is_named(offer, blocked_keys)}
+    keys = blocked_keys(disabled)
+    values = {(offer.kind, offer.value) for offer in everything if _is_named(offer, keys)}
     blocked = [offer for offer in everything if (offer.kind, offer.value) in values]
     offered = [offer for offer in everything if (offer.kind, offer.value) not in values]
     return Catalogue(offers=_by_key(offered), blocked=_by_key(blocked))
@@ -183,23 +179,10 @@ def _by_key(offers: Iterable[Offer]) -> dict[tuple[Kind, str], tuple[Offer, ...]
     return table
 
 
-def _blocked_keys(disabled: str) -> frozenset[str]:
-    return frozenset(key(name) for name in disabled.split(",") if name.strip())
-
-
 def _is_named(offer: Offer, blocked: frozenset[str]) -> bool:
     if not blocked:
         return False
     return bool({key(offer.name), key(offer.distribution or "")} & blocked)
-
-
-def _names_of(entry: importlib.metadata.EntryPoint) -> set[str]:
-    return {key(entry.name), key(_distribution_of(entry) or "")}
-
-
-def _distribution_of(entry: importlib.metadata.EntryPoint | None) -> str | None:
-    dist = getattr(entry, "dist", None)
-    return None if dist is None else str(dist.name)
 
 
 def _path_state() -> tuple[tuple[str, int], ...]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TypedDict
 
-from jdframework.names import Kind, key
+from jdframework.protocols.names import Kind, key
 
 
 class Published(TypedDict):
@@ -27,7 +27,9 @@ class Published(TypedDict):
 @lru_cache(maxsize=1)
 def published() -> tuple[Published, ...]:
     """Every known name."""
-    return tuple(json.loads(files("jdframework").joinpath("directory.json").read_text("utf-8")))
+    return tuple(
+        json.loads(files("jdframework.registry").joinpath("directory.json").read_text("utf-8"))
+    )
 
 
 def lookup(name: str, kind: Kind | None = None) -> Published | None:

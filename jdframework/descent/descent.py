@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, cast, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from jdframework import hooks, registry, shared_modules
-from jdframework.accumulation import add_to_grad
-from jdframework.autograd_graph import leaves_of, without
+from jdframework import hooks, registry
+from jdframework.autograd import modules as shared_modules
+from jdframework.autograd.accumulation import add_to_grad
+from jdframework.autograd.graph import leaves_of, without
+from jdframework.autograd.rollback import GradientsApart, GradientsUndone, StateUndone
 from jdframework.bases import WeightedSum
-from jdframework.combination import weights_of
-from jdframework.engine_choice import Choice, Settled, choose, is_auto, preferred_kinds
+from jdframework.bases.engine import linearized, unserved
+from jdframework.descent.engine_choice import Choice, Settled, choose, is_auto, preferred_kinds
+from jdframework.descent.step import Step
 from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
-from jdframework.finiteness import Finiteness
-from jdframework.independent import Independent, cross_gramian, independent_batches
-from jdframework.loss_scale import LossScale
-from jdframework.multitask import check_features, weighted_gradients
-from jdframework.objectives import (
+from jdframework.linearization import Gradients, Linearization, summed
+from jdframework.linearization.cross_gramian import (
+    Crossed,
+    Independent,
+    WithCrossGramian,
+    cross_gramian,
+    independent_batches,
+)
+from jdframework.linearization.features import (
+    Cut,
+    OnFeatures,
+    as_scalars,
+    bypassing,
+    check_features,
+    cut_losses,
+    nested,
+)
+from jdframework.linearization.finite import Finiteness
+from jdframework.linearization.objectives import (
     Losses,
     Objectives,
     check_differentiable,
     in_order,
     objectives,
 )
-from jdframework.outcome import Check, Outcome
-from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful, TreatsGroups
+from jdframework.linearization.scaled import LossScale
+from jdframework.linearization.update import Update, treats_groups, update
+from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful
 from jdframework.registry import Spec
-from jdframework.representation import Representation
-from jdframework.step import Step
-from jdframework.undoing import GradientsUndone, StateUndone
 
 OnNonFinite = Literal["raise", "skip", "propagate"]
 On = Literal["parameters", "features"]
 
 _AUTOGRAD: Final = "autograd"
+_T = TypeVar("_T")
 
 
 class Descent:
@@ -93,7 +109,7 @@ class Descent:
         prefer = preferred_kinds(is_auto(engine) and on == "parameters")
         self._method = registry.method(method, prefer=prefer, **config)
         shared_modules.move_with(self._modules, self._method)
-        self._on_nonfinite = on_nonfinite
+        self._on_nonfinite, self._on = on_nonfinite, on
         self._choice = self._chosen(engine, on, batch_dim)
         shared_modules.bind(self._method, self._modules)
         self._steps = 0
@@ -106,7 +122,7 @@ class Descent:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine; None for a scalarizer."""
+        """The engine; None for a scalarizer, and on features, which need none."""
         return self._choice.engine
 
     def backward(
@@ -168,39 +184,22 @@ class Descent:
         >>> others = losses_of_a_batch(), losses_of_a_batch()
         >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
-        if independent is not None and "cross-gramian" not in self._method.needs:
-            raise ValueError(
-                f"{self._method.name} makes no use of independent batches: leave them out"
-            )
-        given = objectives(losses)
-        self._check_order(given.names if isinstance(losses, Mapping) else None)
-        check_differentiable(given)
-        values = given.values()
-        cut_at = [features] if isinstance(features, Tensor) else features
-        scale = None if scaler is None else LossScale(scaler, values.device)
-        asked = scale is not None or self._on_nonfinite != "propagate"
-        finiteness = Finiteness(self._steps, given, self._method, self._names, asked)
-        call = _Call(finiteness, cut_at, retain_graph, scale)
-        outcome: Outcome | None = None
+        call = self._call(losses, features, independent, retain_graph, scaler)
+        found: Update | None = None
         try:
-            finiteness.of_losses(values)
-            if self.engine is None:
-                outcome = self._scalarized(call, values)
-            else:
-                if cut_at is not None and not isinstance(self.engine, Representation):
-                    check_features(cut_at)
-                outcome = self._served(call, independent)
+            for batch in (call.given, *call.others):
+                call.finiteness.of_losses(batch.values(), batch)
+            is_scalar = self._method.kind == "scalarizer"
+            found = self._scalarized(call) if is_scalar else self._combined(call)
         except NonFiniteError:
-            if scale is not None and (self._on_nonfinite != "raise" or _are_finite(values)):
-                _fill_with_nan(given)
+            is_scaled = call.scale.factor is not None
+            if is_scaled and (self._on_nonfinite != "raise" or _are_finite(call.values)):
+                add_to_grad(*_nan_for(call.given))
             elif self._on_nonfinite != "skip":
                 raise
-        except _UnansweredError as found:
-            _fill_with_nan(given)
-            outcome = Outcome(torch.full_like(values.reshape(-1), math.nan), found.gramian)
         finally:
             self._steps += 1
-        step = self._record(given, values, outcome)
+        step = self._record(call, found)
         hooks.call("jd_step", step=step)
         return step
 
@@ -262,9 +261,11 @@ class Descent:
         if on == "parameters":
             return choose(self._modules, self._method, engine, batch_dim)
         _check_on_features(self._method, engine)
+        refusal = unserved(self._modules)
+        if refusal is not None:
+            raise UnsupportedModelError(f"on='features' refuses: {refusal}")
         return Settled(
-            cast(Engine, Representation(*self._modules)),
-            "on='features' takes one backward pass of the shared modules and needs no engine",
+            None, "on='features' takes one backward pass of the shared modules and needs no engine"
         )
 
     def _check_order(self, names: tuple[str, ...] | None) -> None:
@@ -292,103 +293,130 @@ class Descent:
     def _trained(self) -> list[nn.Parameter]:
         return shared_modules.trained(self._modules)
 
-    def _scalarized(self, call: _Call, values: Tensor) -> Outcome:
-        given = call.finiteness.given
-        leaf = values.clone().requires_grad_()
-        leaves = [*leaves_of(given.tensors), *self._method.parameters()]
-        factor = 1.0 if call.scale is None else call.scale.factor
+    def _call(
+        self,
+        losses: Losses,
+        features: Tensor | Sequence[Tensor] | None,
+        independent: Independent | None,
+        retain_graph: bool,
+        scaler: GradScaler | None,
+    ) -> _Call:
+        """What ``backward`` was given, once it is known to be a step."""
+        crossed = "cross-gramian" in self._method.needs
+        if independent is not None and not crossed:
+            raise ValueError(
+                f"{self._method.name} makes no use of independent batches: leave them out"
+            )
+        given = objectives(losses)
+        self._check_order(given.names if isinstance(losses, Mapping) else None)
+        check_differentiable(given)
+        others = independent_batches(self._weighting(), independent, given) if crossed else ()
+        cut_at = [features] if isinstance(features, Tensor) else features
+        if self._on == "features":
+            _check_representation(given, cut_at, self._trained())
+        elif cut_at is not None and self.engine is not None:
+            check_features(cut_at)
+        values = given.values()
+        scale = LossScale(scaler, values.device)
+        asked = scaler is not None or self._on_nonfinite != "propagate"
+        finiteness = Finiteness(self._steps, given, self._method, self._names, asked)
+        return _Call(given, others, values, cut_at, retain_graph, scale, finiteness)
+
+    def _combined(self, call: _Call) -> Update:
+        """Linearization, Gramian, method, ``Jᵀw``, ``.grad``; where one fails, nothing has changed.
+
+        Whatever an engine refuses, it refuses before the method has seen anything of the step.
+        """
+        method, finiteness = self._method, call.finiteness
+        shared_modules.bind(method, self._modules)
+        with StateUndone(method):
+            with GradientsApart(list(method.parameters())) as learned:
+                lin, gramians, heads = self._linearized(call)
+                with lin:
+                    total = summed(gramians)
+                    finiteness.of_gramian(total)
+                    if self._lets_through(total):
+                        return self._nothing_but_nan(call.given, total)
+                    values = call.values.flatten()
+                    found = update(lin, method, values, gramians=gramians, finiteness=finiteness)
+            own = call.scale.of_gradients(learned.gradients)
+            found = found.and_of(*heads).and_of(learned.tensors, own)
+            finiteness.of_gradients(*found.without(lin.covered))
+            add_to_grad(found.tensors, found.gradients)
+        return found
+
+    def _linearized(self, call: _Call) -> tuple[Linearization, Sequence[Tensor | None], Gradients]:
+        """What the update is taken from, the statistics for the weights, and the heads' gradients.
+
+        The losses are times their scale, of which the linearization shows nothing.
+        """
+        method, retain_graph = self._method, call.retain_graph
+        given, *others = (call.scale.of_losses(batch) for batch in (call.given, *call.others))
+        crossed: Crossed | None = None
+        if others:
+            _check_reaches((given, *others), self._trained())
+            pair = (given, *others)[-2:]
+            found = self._served(call, lambda engine: cross_gramian(engine, *pair))
+            crossed = Crossed(*map(call.scale.out_of_product, found))
+        cut: Cut | None = None
+        if call.features is not None:
+            cut = cut_losses(given.tensors, call.features, self._trained(), retain_graph)
+
+        def served_by(engine: Engine | None) -> tuple[Linearization, Sequence[Tensor | None]]:
+            lin: Linearization
+            if engine is None:
+                assert cut is not None
+                lin = OnFeatures(cut, self._trained(), retain_graph)
+            else:
+                lin = linearized(engine, method, given.tensors, cut, retain_graph)
+            lin = call.scale.out_of(lin)
+            if crossed is not None:
+                lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
+            return lin, lin.gramians()
+
+        lin, gramians = self._served(call, served_by)
+        return lin, gramians, ([], []) if cut is None else (cut.head_params, cut.head_gradients)
+
+    def _scalarized(self, call: _Call) -> Update:
+        """The step of a scalarizer, by autograd's own backward pass, so that all its hooks run."""
+        leaf = call.values.clone().requires_grad_()
+        leaves = [*leaves_of(call.given.tensors), *self._method.parameters()]
+        factor = 1.0 if call.scale.factor is None else call.scale.factor
         with GradientsUndone(leaves), StateUndone(self._method):
             (self._method(leaf) * factor).backward()
-            weights = torch.zeros_like(values) if leaf.grad is None else leaf.grad
-            starts = _like(given, weights)
-            torch.autograd.backward(given.tensors, starts, retain_graph=call.retain_graph)
+            weights = torch.zeros_like(call.values) if leaf.grad is None else leaf.grad
+            starts = _like(call.given, weights)
+            torch.autograd.backward(call.given.tensors, starts, retain_graph=call.retain_graph)
             call.finiteness.of_gradients(leaves, [leaf.grad for leaf in leaves], weights)
-        return Outcome(weights.reshape(-1) / factor, None)
+        return Update((), (), weights.reshape(-1) / factor, None)
 
-    def _served(self, call: _Call, independent: Independent | None) -> Outcome:
-        given = call.finiteness.given
-        others: tuple[Objectives, ...] = ()
-        if "cross-gramian" in self._method.needs:
-            others = independent_batches(self._weighting(), independent, given)
-        for batch in others:
-            call.finiteness.of_losses(batch.values(), batch)
-        shared_modules.bind(self._method, self._modules)
-        # A method that learns adds to its own gradients, before the engine is done.
-        learned = list(self._method.parameters())
+    def _served(self, call: _Call, take: Callable[[Any], _T]) -> _T:
+        """What the engine gives, or the next one where it refuses."""
         while True:
             try:
-                self._choice.fitting(given, call.features)
-                with (
-                    GradientsUndone(learned),
-                    StateUndone(self._method),
-                    call.finiteness.of_answers(),
-                ):
-                    return self._scaled(call, others)
+                self._choice.fitting(call.given, call.features)
+                return take(self.engine)
             except UnsupportedModelError as refusal:
                 self._choice.replace(refusal)
 
-    def _scaled(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
-        """The step on the losses times their scale, of which the method sees nothing."""
-        scale = call.scale
-        if scale is None:
-            return self._taken(call, others)
-        given = scale.scaled(call.finiteness.given)
-        scaled = replace(call, finiteness=replace(call.finiteness, given=given))
-        with scale.hidden_from(self._method, len(self._trained())):
-            return scale.unscaled(self._taken(scaled, tuple(map(scale.scaled, others))))
+    def _lets_through(self, gramian: Tensor | None) -> bool:
+        """Whether the method may not see this Gramian, which is not finite, lest it remember it."""
+        if self._on_nonfinite != "propagate" or gramian is None:
+            return False
+        return not self._weighting().claims.get("robust") and not _are_finite(gramian.diagonal())
 
-    def _taken(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
-        return self._crossed(call, others) if others else self._descended(call)
+    def _nothing_but_nan(self, given: Objectives, gramian: Tensor | None) -> Update:
+        add_to_grad(*_nan_for(given))
+        weights = torch.full_like(given.values().reshape(-1), math.nan)
+        return Update((), (), weights, gramian)
 
-    def _descended(self, call: _Call) -> Outcome:
-        engine = cast(Engine, self.engine)
-        # A trunk's gradient may not be finite where that of its features is.
-        known = list if isinstance(engine, Representation) else self._trained
-        with call.finiteness.of_updates(known):
-            return engine.update(
-                call.finiteness.given.as_engine_input(),
-                self._method,
-                features=call.features,
-                retain_graph=call.retain_graph,
-                check=self._checker(call),
-            )
-
-    def _crossed(self, call: _Call, others: tuple[Objectives, ...]) -> Outcome:
-        """The update with weights that come from the cross-gramian of two batches."""
-        given, shared = call.finiteness.given, self._trained()
-        for batch in (given, *others):
-            _check_reaches(batch, shared)
-        first, second = (given, *others)[-2:]
-        cross, gramian = cross_gramian(cast(Engine, self.engine), first, second)
-        self._checker(call)(cross)
-        weights = weights_of(self._weighting(), cross, (), given.values())
-        targets, found = weighted_gradients(
-            given.tensors,
-            weights,
-            features=call.features,
-            shared_params=shared,
-            retain_graph=call.retain_graph,
-        )
-        call.finiteness.of_gradients(targets, found)
-        add_to_grad(targets, found)
-        return Outcome(weights, gramian if first is given else None)
-
-    def _checker(self, call: _Call) -> Check:
-        """Sees the Gramian before the method does."""
-
-        def stop(gramian: Tensor) -> None:
-            if not self._weighting().claims.get("robust") and not _are_finite(gramian.diagonal()):
-                raise _UnansweredError(gramian)
-
-        return call.finiteness.of_gramian if call.finiteness.asked else stop
-
-    def _record(self, given: Objectives, values: Tensor, outcome: Outcome | None) -> Step:
+    def _record(self, call: _Call, found: Update | None) -> Step:
         return Step(
-            names=given.names,
-            skipped=outcome is None,
-            losses=values.reshape(-1),
-            weights=None if outcome is None else outcome.weights,
-            gramian=None if outcome is None else outcome.gramian,
+            names=call.given.names,
+            skipped=found is None,
+            losses=call.values.reshape(-1),
+            weights=None if found is None else found.weights,
+            gramian=None if found is None else found.gramian,
             engine=self._engine_name,
             reason=self._choice.reason,
         )
@@ -398,30 +426,23 @@ class Descent:
 class _Call:
     """What ``backward`` was given."""
 
-    finiteness: Finiteness
+    given: Objectives
+    others: tuple[Objectives, ...]
+    """The same objectives on independent batches."""
+    values: Tensor
     features: Sequence[Tensor] | None
     retain_graph: bool
-    scale: LossScale | None
-
-
-class _UnansweredError(Exception):
-    """Stops a step before a method is given what is not finite, which it might remember.
-
-    :param gramian: Of which a diagonal entry is not finite.
-    """
-
-    def __init__(self, gramian: Tensor) -> None:
-        super().__init__()
-        self.gramian = gramian
+    scale: LossScale
+    finiteness: Finiteness
 
 
 def _are_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-def _fill_with_nan(given: Objectives) -> None:
+def _nan_for(given: Objectives) -> Gradients:
     leaves = leaves_of(given.tensors)
-    add_to_grad(leaves, [torch.full_like(leaf, math.nan) for leaf in leaves])
+    return leaves, [torch.full_like(leaf, math.nan) for leaf in leaves]
 
 
 def _check_choice(argument: str, given: object, choices: Any) -> None:
@@ -437,7 +458,7 @@ def _check_on_features(method: Any, engine: Spec) -> None:
         reason = f"{name} is a scalarizer, which looks at no gradients"
     elif "cross-gramian" in method.needs:
         reason = f"{name} compares batches, whose features have nothing in common"
-    elif isinstance(method, TreatsGroups):
+    elif treats_groups(method):
         reason = f"{name} divides parameters into groups"
     elif not is_auto(engine):
         reason = "no engine is needed where no Jacobian of parameters is: leave engine out"
@@ -445,12 +466,34 @@ def _check_on_features(method: Any, engine: Spec) -> None:
         raise ConfigError(f"on='features' was given, but {reason}")
 
 
-def _check_reaches(batch: Objectives, parameters: Sequence[Tensor]) -> None:
-    if len(without(leaves := leaves_of(batch.tensors), parameters)) == len(leaves):
+def _check_representation(
+    given: Objectives, features: Sequence[Tensor] | None, shared: Sequence[Tensor]
+) -> None:
+    """Refuses features below which one backward pass does not give the trunk's gradients."""
+    if not features:
         raise ValueError(
-            "the losses, or those of an independent batch, depend on no parameter of the given "
-            "modules that requires gradients: are these the modules that computed them?"
+            "on='features' needs the shared representation: backward(losses, features=…)"
         )
+    check_features(features)
+    if bypassing(as_scalars(given.tensors), features, shared):
+        raise UnsupportedModelError(
+            "a loss depends on a shared parameter past the features, too (tied weights), which "
+            "on='features' would miss: use on='parameters'"
+        )
+    if nested(features):
+        raise UnsupportedModelError(
+            "a feature was computed from another, whose part in the losses on='features' would "
+            "count twice: give only the last, or use on='parameters'"
+        )
+
+
+def _check_reaches(batches: Sequence[Objectives], parameters: Sequence[Tensor]) -> None:
+    for batch in batches:
+        if len(without(leaves := leaves_of(batch.tensors), parameters)) == len(leaves):
+            raise ValueError(
+                "the losses, or those of an independent batch, depend on no parameter of the given "
+                "modules that requires gradients: are these the modules that computed them?"
+            )
 
 
 def _like(given: Objectives, weights: Tensor) -> list[Tensor]:

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from jdframework import hooks, memory, registry
+from jdframework import hooks, registry
+from jdframework.autograd import memory
+from jdframework.autograd.modules import trained
 from jdframework.errors import ConfigError, JDError, UnsupportedModelError
-from jdframework.names import Kind
-from jdframework.objectives import Objectives
-from jdframework.outcome import Forecast
+from jdframework.linearization import Forecast
+from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
+from jdframework.protocols.names import Kind
 from jdframework.registry import Spec
-from jdframework.shared_modules import trained
 
 _USABLE: Final = 0.9
 """The share of what is free that an engine may hold; the backward pass itself takes some, too."""

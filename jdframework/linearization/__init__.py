@@ -1,0 +1,30 @@
+"""The derivative of several objectives at one point, and what changes it or makes use of it.
+
+In: what an engine found. Out: Gramians, weighted gradients, directions; nothing is written.
+``protocol`` is the file to read first, ``update`` the second.
+"""
+
+from __future__ import annotations
+
+from jdframework.linearization.blocks import split, summed
+from jdframework.linearization.protocol import (
+    Demand,
+    Forecast,
+    Gradients,
+    Linearization,
+    OfRows,
+    Wrapped,
+)
+from jdframework.linearization.rows import JacobianRows
+
+__all__ = [
+    "Demand",
+    "Forecast",
+    "Gradients",
+    "JacobianRows",
+    "Linearization",
+    "OfRows",
+    "Wrapped",
+    "split",
+    "summed",
+]

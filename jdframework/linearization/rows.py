@@ -1,0 +1,73 @@
+"""A Jacobian that is there, and what follows from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from jdframework import linalg
+from jdframework.errors import UnsupportedModelError
+from jdframework.linearization.protocol import Gradients, Linearization
+
+
+class JacobianRows(Linearization):
+    """A Jacobian that is there, one block per input.
+
+    :param inputs: What its columns belong to.
+    :param blocks: ``[m, *input.shape]`` each, None where no objective depends on the input.
+    :param groups: Positions of inputs; one group of all when None.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        blocks: Sequence[Float[Tensor, "m *shape"] | None],
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.groups = [range(len(inputs))] if groups is None else groups
+        self._blocks: tuple[Tensor | None, ...] | None = tuple(blocks)
+
+    def jacobian(self) -> tuple[Float[Tensor, "m *shape"] | None, ...]:
+        """See :meth:`Linearization.jacobian`."""
+        assert self._blocks is not None
+        return self._blocks
+
+    def blocks(self) -> Iterator[tuple[int, Float[Tensor, "m *shape"]]]:
+        """See :meth:`Linearization.blocks`."""
+        for position, block in enumerate(self.jacobian()):
+            if block is not None:
+                yield position, block
+
+    def close(self) -> None:
+        """Lets go of the rows."""
+        self._blocks = None
+
+    def gramians(self) -> list[Float[Tensor, "m m"] | None]:
+        """See :meth:`Linearization.gramians`.
+
+        :raises UnsupportedModelError: if a block is complex.
+        """
+        blocks = self.jacobian()
+        if any(block is not None and block.is_complex() for block in blocks):
+            raise UnsupportedModelError(
+                "a complex tensor has gradients that no method can compare: give its real and "
+                "imaginary part, torch.view_as_real(…)"
+            )
+        found = ([b for i in group if (b := blocks[i]) is not None] for group in self.groups)
+        return [linalg.gramian(own) if own else None for own in found]
+
+    def vjp(self, weights: Sequence[Float[Tensor, " m"] | None]) -> Gradients:
+        """See :meth:`Linearization.vjp`."""
+        blocks = self.jacobian()
+        tensors: list[Tensor] = []
+        gradients: list[Tensor | None] = []
+        for group, own in zip(self.groups, weights, strict=True):
+            for i in group:
+                block = blocks[i]
+                if block is not None and own is not None:
+                    tensors.append(self.inputs[i])
+                    gradients += linalg.weighted_sum([block], own)
+        return tensors, gradients

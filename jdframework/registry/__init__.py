@@ -1,0 +1,38 @@
+"""Names to offers, offers to classes, specs to instances, classes to descriptions.
+
+In: the entry points of the installed distributions. Out: methods and engines by name. Listing
+imports no plugin and not torch; resolving a name imports that one plugin. ``specs`` is the file to
+read first.
+"""
+
+from __future__ import annotations
+
+from jdframework.registry.specs import (
+    Method,
+    Spec,
+    aggregator,
+    available,
+    describe,
+    engine,
+    method,
+    register,
+    resolve,
+    scalarizer,
+    unregister,
+    weighting,
+)
+
+__all__ = [
+    "Method",
+    "Spec",
+    "aggregator",
+    "available",
+    "describe",
+    "engine",
+    "method",
+    "register",
+    "resolve",
+    "scalarizer",
+    "unregister",
+    "weighting",
+]

@@ -1,0 +1,214 @@
+"""One step: the Gramian from what the plan says, and the update from what was kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jdframework.autograd.graph import without
+from jdframework.errors import UnsupportedModelError
+from jdframework.linearization import (
+    Forecast,
+    Gradients,
+    Linearization,
+    OfRows,
+    split,
+    summed,
+)
+
+from jd_plugin_autogram.forecast import foreseen
+from jd_plugin_autogram.objectives import Objectives, differentiated
+from jd_plugin_autogram.pieces import Piece, Rows, apart
+from jd_plugin_autogram.plan import Plan, planned, sketched
+from jd_plugin_autogram.routes import Routes
+
+if TYPE_CHECKING:
+    from jd_plugin_autogram.engine import Autogram
+
+
+class LayerwiseLinearization(Linearization):
+    """What each layer's inputs, and the gradients of its outputs, tell of the Jacobian.
+
+    :param engine: What knows the layers.
+    :param objectives: What is differentiated.
+    :param routes: What they depend on.
+    :param groups: Positions of parameters that have a Gramian of their own; one of all when None.
+    :param outside: Whether other leaves get their share of the update.
+    :param retain_graph: Whether the graph can be used again.
+    """
+
+    def __init__(
+        self,
+        engine: Autogram,
+        objectives: Objectives,
+        routes: Routes,
+        groups: Sequence[Sequence[int]] | None,
+        outside: bool,
+        retain_graph: bool,
+    ) -> None:
+        self._engine, self.objectives, self.routes = engine, objectives, routes
+        self._parameters = engine.parameters
+        self.inputs: Sequence[Tensor] = self._parameters
+        self.groups = [range(len(self.inputs))] if groups is None else groups
+        self.outside = without(routes.leaves, self.inputs) if outside else []
+        self._owners = {id(self.inputs[i]): g for g, own in enumerate(self.groups) for i in own}
+        self._retain = retain_graph
+        self._pieces: list[Piece] | None = None
+
+    @torch.no_grad()
+    def gramians(self) -> list[Float[Tensor, "m m"] | None]:
+        """See :meth:`jdframework.linearization.Linearization.gramians`.
+
+        :raises UnsupportedModelError: if they fail an identity that they are checked by.
+        """
+        experience, plan = self._engine.experience, self.plan
+        kind = self.routes.kind, plan.arranged
+        # Every time, where what is seen of one batch's instances is not true of the next's.
+        unverified = self._engine.config.verify_first and (
+            plan.arranged is None or not experience.is_trusted(kind)
+        )
+        totals = self._totals(plan, self._retain or unverified)
+        found = [totals.get(group) for group in range(len(self.groups))]
+        total = summed(found)
+        if unverified and total is not None and self._engine.verify_gramian(self, total):
+            experience.verified(kind)
+        return found
+
+    @torch.no_grad()
+    def vjp(self, weights: Sequence[Float[Tensor, " m"] | None]) -> Gradients:
+        """``Jᵀw``: without a pass, where the pieces are kept."""
+        own = {
+            group: self.objectives.in_order(each)
+            for group, each in enumerate(weights)
+            if each is not None
+        }
+        targets: list[Tensor] = []
+        found: list[Tensor | None] = []
+        for piece in self._pieces or ():
+            targets.append(piece.parameter)
+            found.append(piece.gradient(own[self._owners[id(piece.parameter)]]))
+        for left, (group, each) in zip(reversed(range(len(own))), own.items(), strict=True):
+            rest = [] if self._pieces is not None else [self.inputs[i] for i in self.groups[group]]
+            rest += self.outside
+            start = self.objectives.weighted(each)
+            found += differentiated(start, rest, self._retain or left > 0)
+            targets += rest
+        if not self._retain:
+            self._engine.recorder.forget(self.routes.nodes)
+        return targets, found
+
+    @torch.no_grad()
+    def blocks(self) -> Iterator[tuple[int, Float[Tensor, "m *shape"]]]:
+        """See :meth:`jdframework.linearization.Linearization.blocks`; after ``gramians``.
+
+        :raises UnsupportedModelError: if the layers' pieces were too large to keep.
+        """
+        if self._pieces is None:
+            raise UnsupportedModelError(
+                "autogram has kept no rows, as they would not fit: use engine='chunked'"
+            )
+        of: dict[int, list[Piece]] = {}
+        for piece in self._pieces:
+            of.setdefault(id(piece.parameter), []).append(piece)
+        for position, parameter in enumerate(self.inputs):
+            own = [piece.rows() for piece in of.get(id(parameter), ())]
+            if own:
+                rows = sum(own[1:], start=own[0])
+                yield position, self.objectives.permuted_rows(rows).to(parameter.dtype)
+
+    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+        """See :meth:`jdframework.linearization.Linearization.direct`; one parameter at a time."""
+        if not column_wise:
+            return super().direct(function, group, column_wise=False)
+        own = set(self.groups[group])
+        inputs: list[Tensor] = []
+        found: list[Tensor | None] = []
+        for position, rows in self.blocks():
+            if position in own:
+                parameter = self.inputs[position]
+                found += split(function(rows.reshape(len(rows), -1)), [parameter])
+                inputs.append(parameter)
+        return inputs, found
+
+    def forecast(self) -> Forecast:
+        """See :meth:`jdframework.linearization.Linearization.forecast`."""
+        plan = sketched(self.objectives, self.routes, self._parameters)
+        return foreseen(self.objectives, plan, self._size)
+
+    def close(self) -> None:
+        """Lets go of the pieces."""
+        self._pieces = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is done layer by layer; the first look on a kind of graph takes a pass or two."""
+        return planned(self.objectives, self.routes, self._parameters, self._engine.experience)
+
+    @property
+    def _size(self) -> int:
+        return self._engine.memory_for(self.routes, self.objectives.outputs[0].device)
+
+    def _totals(self, plan: Plan, retain_graph: bool) -> dict[int, Float[Tensor, "m m"]]:
+        """The Gramian of each group that the losses depend on; keeps what gives the update."""
+        objectives = self.objectives
+        groups = plan.groups(objectives.k, self._size)
+        fused = len(groups) == 1
+        last = not retain_graph and fused and not self.outside
+        totals: dict[int, Tensor] = {}
+        kept: list[Piece] = []
+        together = objectives.n == 1
+        if plan.around and not together:
+            rows = objectives.of_parameters(plan.around, not last or bool(plan.visits))
+            kept = _as_rows(plan.around, rows)
+            self._add(totals, kept)
+        for number, group in enumerate(groups):
+            aside = plan.around if together and number == 0 else []
+            pieces = self._pieces_of(plan, group, aside, retain_graph=not last)
+            self._add(totals, pieces)
+            kept += pieces if fused else []
+        self._pieces = kept if fused else None
+        return {number: objectives.permuted(total) for number, total in totals.items()}
+
+    def _add(self, totals: dict[int, Tensor], pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            number, found = self._owners[id(piece.parameter)], piece.gramian()
+            total = totals.get(number)
+            totals[number] = found if total is None else total + found.to(total.device)
+
+    def _pieces_of(
+        self,
+        plan: Plan,
+        group: Sequence[int],
+        aside: Sequence[nn.Parameter],
+        *,
+        retain_graph: bool,
+    ) -> list[Piece]:
+        """One per parameter, or part of one, that the visits of a group use, and per other one.
+
+        :param plan: What is done layer by layer.
+        :param group: The visits' numbers.
+        :param aside: Parameters whose rows are found on the same passes.
+        :param retain_graph: Whether the graph is needed for something else.
+        """
+        objectives = self.objectives
+        visits = [plan.visits[i] for i in group]
+        edges = [edge for visit in visits for edge in visit.edges]
+        found, rows = objectives.of_outputs(edges, retain_graph, aside)
+        by_parameter: dict[int, list[Piece]] = {}
+        for number, visit in zip(group, visits, strict=True):
+            own = [found.pop(0) for _ in visit.edges]
+            if all(gradient is None for gradient in own):
+                continue
+            for piece in visit.pieces(own, plan.layouts[number]):
+                by_parameter.setdefault(id(piece.parameter), []).append(piece)
+        pieces = [piece for several in by_parameter.values() for piece in apart(several)]
+        return [*pieces, *_as_rows(aside, rows)]
+
+
+def _as_rows(parameters: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Piece]:
+    return [Rows(p, block) for p, block in zip(parameters, rows, strict=True)]
