@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jdframework.autograd.accumulation import add_to_grad
+from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
 from jdframework.bases.method import made_up_name
@@ -20,16 +21,9 @@ from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand, Forecast, Linearization
+from jdframework.linearization.combination import NOTHING_REACHED, linearized, update
 from jdframework.linearization.features import Cut, as_scalars, cut_losses, separating
 from jdframework.linearization.objectives import check_differentiable, objectives
-from jdframework.linearization.update import (
-    NOTHING_REACHED,
-    groups_of,
-    members_of,
-    need_of,
-    treats_groups,
-    update,
-)
 from jdframework.protocols.names import Kind, Need
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
@@ -186,11 +180,14 @@ class Engine(ABC):
         cut = None
         if features is not None:
             cut = cut_losses(outputs, features, self.parameters, retain_graph)
-        with linearized(self, method, outputs, cut, retain_graph) as lin:
-            found = update(lin, method, torch.cat([o.detach().reshape(-1) for o in outputs]))
-        heads, theirs = ([], []) if cut is None else (cut.head_params, cut.head_gradients)
-        add_to_grad([*found.tensors, *heads], [*found.gradients, *theirs])
-        return found.weights
+        values = torch.cat([output.detach().reshape(-1) for output in outputs])
+        with (
+            without_autocast(values.device),
+            linearized(self, method, outputs, cut, retain_graph) as lin,
+        ):
+            weights, found = update(lin, method, values)
+        add_to_grad(*found)
+        return weights
 
     def forecast(
         self,
@@ -284,42 +281,6 @@ def unserved(modules: Sequence[nn.Module], *, sharded: bool = False) -> str | No
     :param sharded: Whether they may be wrapped for distributed training.
     """
     return (None if sharded else _wrapped(modules)) or _complex(modules)
-
-
-def linearized(
-    engine: Engine,
-    method: Any,
-    outputs: Sequence[Tensor],
-    cut: Cut | None,
-    retain_graph: bool,
-) -> Linearization:
-    """The linearization that a method needs of some losses, or of the trunk below their features.
-
-    :param engine: Any.
-    :param method: A weighting or an aggregator.
-    :param outputs: The losses.
-    :param cut: What is left of them at the features, if there are any.
-    :param retain_graph: Whether the graph can be used again.
-    """
-    count = len(engine.parameters) if treats_groups(method) else 0
-    groups = groups_of(method, count) if count else None
-    need = need_of(method, count)
-    if need in ("rows", "columns") and "jacobian" not in engine.capabilities:
-        inner = next(each for each in members_of(method, count) if need_of(each, 0) == need)
-        raise UnsupportedModelError(
-            f"{inner.name!r} needs the Jacobian, which {engine.name} never forms: "
-            f"use engine='autojac'"
-        )
-    if cut is None:
-        return engine.linearize(outputs, groups=groups, need=need, retain_graph=retain_graph)
-    return engine.linearize(
-        cut.outputs,
-        engine.parameters,
-        cotangents=cut.starts,
-        groups=groups,
-        need=need,
-        retain_graph=retain_graph,
-    )
 
 
 def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -31,6 +31,7 @@ from jdframework.linearization.objectives import (
     check_differentiable,
     objectives,
 )
+from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
 _WIDTH = 88
@@ -129,8 +130,8 @@ def explain(
         cut_at = [features] if isinstance(features, Tensor) else features
         if cut_at is not None and choice.engine is not None:
             check_features(cut_at)
-        choice.fitting(given, cut_at)
-        return _explained(modules, found, choice, given, cut_at)
+        taken = choice.serving(given, cut_at)
+        return _explained(modules, found, choice, taken, given, cut_at)
     finally:
         if choice.engine is not None and choice.engine is not engine:
             choice.engine.close()
@@ -140,10 +141,10 @@ def _explained(
     modules: Sequence[nn.Module],
     method: Any,
     choice: Choice,
+    taken: Engine | None,
     given: Objectives,
     features: Sequence[Tensor] | None,
 ) -> Explanation:
-    taken = choice.engine
     foreseen = Forecast("one backward pass of the scalar")
     if taken is not None:
         foreseen = forecast(taken, method, given, features)

@@ -20,7 +20,8 @@ from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
 from jdframework.autograd.graph import leaves_of
 from jdframework.linearization import JacobianRows
 from jdframework.linearization import features as multitask
-from jdframework.linearization.update import groups_of, need_of, update
+from jdframework.linearization.blocks import joined
+from jdframework.linearization.combination import groups_of, need_of, update
 from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
@@ -72,9 +73,9 @@ def backward(
     if method is None:
         add_to_jac(wanted, lin.jacobian())
         return None
-    found = update(lin, method, _entries(outputs) if starts is None else None)
-    add_to_grad(found.tensors, found.gradients)
-    return found.weights
+    weights, found = update(lin, method, _entries(outputs) if starts is None else None)
+    add_to_grad(*found)
+    return weights
 
 
 def mtl_backward(
@@ -139,9 +140,9 @@ def mtl_backward(
         add_to_jac(shared, lin.jacobian())
         add_to_grad(cut.head_params, cut.head_gradients)
         return None
-    found = update(lin, method, _entries(outputs) if starts is None else None)
-    add_to_grad([*found.tensors, *cut.head_params], [*found.gradients, *cut.head_gradients])
-    return found.weights
+    weights, found = update(lin, method, _entries(outputs) if starts is None else None)
+    add_to_grad(*joined(found, (cut.head_params, cut.head_gradients)))
+    return weights
 
 
 def jac(
@@ -212,12 +213,12 @@ def jac_to_grad(
         )
     _name_unreached(given)
     blocks = [jac_of(tensor) for tensor in reached]
-    found = update(JacobianRows(reached, blocks, groups_of(method, len(reached))), method)
-    add_to_grad(found.tensors, found.gradients)
+    weights, found = update(JacobianRows(reached, blocks, groups_of(method, len(reached))), method)
+    add_to_grad(*found)
     if not retain_jac:
         for tensor in reached:
             del tensor.jac  # type: ignore[attr-defined]
-    return found.weights
+    return weights
 
 
 def _engine(parallel_chunk_size: int | None) -> Engine:

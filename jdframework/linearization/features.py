@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jdframework.autograd.graph import gradients, graph_of, leaves_of, place_of, without
-from jdframework.linearization import Gradients, JacobianRows, OfRows
+from jdframework.linearization import Gradients, JacobianRows, RowFunction
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class OnFeatures(JacobianRows):
         """For the trunk's parameters."""
         return self._through_the_trunk(super().vjp(weights))
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """For the trunk's parameters."""
         return self._through_the_trunk(super().direct(function, group, column_wise=column_wise))
 

@@ -10,6 +10,7 @@ from jdframework.protocols.methods import Configured
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from torch.nn import Parameter
 
     from jdframework.linearization import Demand, Forecast, Linearization
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 class Engine(Configured, Protocol):
     """Differentiates several objectives, and puts the update into ``.grad``."""
 
-    capabilities: frozenset[str]
-    """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
+
+    @property
+    def parameters(self) -> Sequence[Parameter]:
+        """The modules' parameters that require gradients now."""
 
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to the engine's parameters.

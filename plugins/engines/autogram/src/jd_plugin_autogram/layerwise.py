@@ -16,7 +16,7 @@ from jdframework.linearization import (
     Forecast,
     Gradients,
     Linearization,
-    OfRows,
+    RowFunction,
     split,
     summed,
 )
@@ -121,7 +121,7 @@ class LayerwiseLinearization(Linearization):
                 rows = sum(own[1:], start=own[0])
                 yield position, self.objectives.permuted_rows(rows).to(parameter.dtype)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """See :meth:`jdframework.linearization.Linearization.direct`; one parameter at a time."""
         if not column_wise:
             return super().direct(function, group, column_wise=False)

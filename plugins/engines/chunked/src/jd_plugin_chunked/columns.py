@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.linearization import OfRows
+from jdframework.linearization import RowFunction
 
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.rows import Rows
@@ -57,7 +57,7 @@ def weighted_sum(
     return direction.blocks
 
 
-def aggregated(rows: Rows, positions: Sequence[int], function: OfRows) -> list[Tensor]:
+def aggregated(rows: Rows, positions: Sequence[int], function: RowFunction) -> list[Tensor]:
     """What a function gives of all columns, one value each: one tensor per input.
 
     :param rows: The Jacobian.
