@@ -130,9 +130,11 @@ class MethodCall(RowFunction):
         seen = self._method.weighting.register_forward_hook(self._see)
         try:
             direction: Tensor = self._method(statistic, **extra)
-            return direction
         finally:
             seen.remove()
+        if self.weights is not None:  # the hook saw them in the precision of the method's own work
+            self.weights = self.weights.to(direction)
+        return direction
 
     def repeatable(self) -> AbstractContextManager[object]:
         """Where the body raises, the method's state and torch's generator are as before."""
