@@ -217,7 +217,7 @@ class Engine(ABC):
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
-            cut = _pretended(outputs, features, self.parameters)
+            cut = _cut_in_outline(outputs, features, self.parameters)
         with linearized(self, method, outputs, cut, retain_graph=True) as lin:
             return lin.forecast()
 
@@ -300,7 +300,7 @@ def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return list(given.tensors)
 
 
-def _pretended(
+def _cut_in_outline(
     losses: Sequence[Tensor], features: Sequence[Tensor], shared: Sequence[Tensor]
 ) -> Cut:
     """What will be left of the losses at the features, before any head was differentiated."""
