@@ -186,9 +186,10 @@ class Descent(nn.Module):
         >>> others = losses_of_a_batch(), losses_of_a_batch()
         >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
-        method = self.method
         if more:
             raise TypeError("give all losses together: backward([loss_1, loss_2, …])")
+        # --8<-- [start:step]
+        method = self.method
         call = self._read(losses, features, independent, retain_graph, scaler)
         made: Combination | None = None
         try:
@@ -215,6 +216,7 @@ class Descent(nn.Module):
         step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
+        # --8<-- [end:step]
 
     def after_update(self, losses: Losses) -> None:
         """Tells the methods that act after the optimizer's step (FAMO) the new losses.

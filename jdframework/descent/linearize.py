@@ -63,7 +63,11 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
             without = call.scale.unscaled
             crossed = Crossed(*(without(without(product)) for product in crossed))
             lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
-        return lin, lin.gramians()
+        try:
+            return lin, lin.gramians()
+        except BaseException:
+            lin.close()
+            raise
 
     refusal: UnsupportedModelError | None = None
     while True:

@@ -265,8 +265,8 @@ def _need_of(member: Any) -> Demand:
 
 
 NOTHING_REACHED: Final = (
-    "the losses depend on no parameter of the engine's modules that requires gradients, or depend "
-    "on none of the parameters that were given: are these the modules that computed them?"
+    "the losses depend on no parameter of the engine's modules that requires gradients: are these "
+    "the modules that computed them?"
 )
 
 

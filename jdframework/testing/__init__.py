@@ -45,7 +45,16 @@ _HOMES: Final = {
     "jacobians": "strategies",
     "losses": "strategies",
 }
-_SUITES: Final = ("suite", "method", "weighting", "aggregator", "scalarizer", "engine")
+_SUITES: Final = (
+    "suite",
+    "method",
+    "weighting",
+    "aggregator",
+    "scalarizer",
+    "engine",
+    "linearizing",
+    "truth",
+)
 
 __all__ = [
     "ARCHITECTURES",

@@ -32,10 +32,12 @@ def rows(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks ``[m, *shape]`` side by side, ``[m, n]``."""
     return torch.cat([block.flatten(1) for block in blocks], dim=1)
 
 
 def check_close(found: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
+    """Holds a result to the precision of its dtype, relative to the largest entry expected."""
     scale = float(expected.double().abs().max()) if expected.numel() else 0.0
     error = float((found.double() - expected.double()).norm()) / (scale or 1.0)
     assert error <= PRECISION[dtype], f"{what} is off by {error:.1e} relative to its scale, {dtype}"
