@@ -284,8 +284,8 @@ def _without_weights(method: Any, outside: Sequence[Tensor]) -> str:
     shapes = ", ".join(str(list(tensor.shape)) for tensor in outside[:3])
     return (
         f"the losses also depend on {len(outside)} tensors outside of the given modules "
-        f"(shapes {shapes}), for which a method without weights has no update, and "
-        f"{method.name!r} has no weights: give features=…, add their module to the Descent, or, if "
+        f"(shapes {shapes}), for which a method without weights, as {method.name!r} is, has no "
+        f"update: give features=…, add their module to the Descent, or, if "
         f"they are data that a loss is differentiated by, call requires_grad_(False) on them "
         f"before backward"
     )
