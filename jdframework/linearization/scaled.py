@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from jdframework.linalg.single import narrowed
 from jdframework.linearization import Gradients, Linearization, OfRows, Wrapped
 from jdframework.linearization.objectives import Objectives
 
@@ -45,13 +46,27 @@ class LossScale:
 
     def out_of_product(self, product: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
         """Inner products of gradients of scaled losses, without the scale."""
-        return product if self.factor is None else product / self.factor**2
+        return product if self.factor is None else _divided(product, self.factor, of_gramian=False)
 
     def of_gradients(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Gradients that know nothing of the scale, as the optimizer's others have it."""
         if self.factor is None:
             return gradients
         return [None if each is None else each * self.factor for each in gradients]
+
+
+def _divided(
+    product: Float[Tensor, "m m"], factor: Float[Tensor, ""], *, of_gramian: bool
+) -> Float[Tensor, "m m"]:
+    """Inner products of rows, from those of rows times a factor.
+
+    :param of_gramian: Whether they are a Gramian, whose diagonal tells what is large.
+    """
+    square = factor.to(product.device) ** 2
+    if product.dtype != torch.float32 or product.device.type == "mps":
+        return product / square
+    wide = product.double() / square.double()
+    return narrowed(wide, wide.diagonal() if of_gramian else None)
 
 
 class Scaled(Wrapped):
@@ -67,9 +82,11 @@ class Scaled(Wrapped):
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
         """Without the scale."""
-        square = self._factor**2
         found = self.inner.gramians()
-        return [None if each is None else each / square.to(each.device) for each in found]
+        return [
+            None if each is None else _divided(each, self._factor, of_gramian=True)
+            for each in found
+        ]
 
     def weigh(self, function: OfRows, group: int) -> Float[Tensor, " m"]:
         """Of the rows without the scale."""
