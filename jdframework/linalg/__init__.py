@@ -7,6 +7,7 @@ from jdframework.linalg.gramian import (
     cross_gramian,
     generalized,
     gramian,
+    lengths,
     normalised,
     weighted_sum,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "generalized",
     "gramian",
     "impartial_weights",
+    "lengths",
     "min_norm_weights",
     "nonnegative_qp",
     "normalised",

@@ -109,7 +109,7 @@ def _summed(
 
 def _matrix(block: Tensor, shifts: Tensor | None) -> Float[Tensor, "m n"]:
     rows = block.flatten(1) if block.ndim > 1 else block.unsqueeze(1)
-    rows = rows.to(torch.promote_types(block.dtype, torch.float32))
+    rows = rows.to(_summed_in(block))
     return rows if shifts is None else shifted(rows, shifts.to(rows.device))
 
 
@@ -134,6 +134,32 @@ def _weighted_rows(block: Tensor, weights: Tensor) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(block.dtype, weights.dtype), torch.float32)
     summed = weights.to(device=block.device, dtype=dtype) @ block.reshape(len(block), -1).to(dtype)
     return summed.to(block.dtype).reshape(block.shape[1:])
+
+
+def lengths(rows: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+    """The norm of each row, to the precision and over the whole range of the rows' dtype.
+
+    Of a million numbers and more, torch's own norm in single precision has an error of 1e-5 and
+    more, and of numbers below 1e-19 it is zero.
+
+    :param rows: ``[m, n]``.
+    :return: ``[m]``, in the same dtype, half precision as float32.
+
+    >>> lengths(torch.tensor([[3e-30, 4e-30]]))
+    tensor([5.0000e-30])
+    """
+    wide = rows.to(_summed_in(rows))
+    found = _lengths(wide)
+    suspects = misfits(found.square())
+    if suspects is not None:
+        own = wide[suspects]
+        shifts = shifts_of(largest_entries([own]))
+        found[suspects] = torch.ldexp(_lengths(shifted(own, shifts)), -shifts)
+    return found
+
+
+def _lengths(rows: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+    return torch.cat([products(row, row) for row in rows.split(1)]).flatten().sqrt()
 
 
 class Normalised(NamedTuple):
@@ -191,3 +217,7 @@ def generalized(
     order = len(shape)
     axes = [*range(order), *reversed(range(order, 2 * order))]
     return gramian.reshape((*shape, *shape)).permute(axes)
+
+
+def _summed_in(block: Tensor) -> torch.dtype:
+    return torch.promote_types(block.dtype, torch.float32)
