@@ -30,9 +30,7 @@ class Tied(Piece):
     def gramian(self) -> Float[Tensor, "m m"]:
         """Both, and twice the part across, for which the head's rows of the tokens suffice."""
         product, tokens = self._product, self._looked_up.tokens
-        gradients = product.gradients[..., tokens]
-        part = Product(product.parameter[tokens].detach(), product.inputs, gradients)
-        across = at_least_float32(part.rows().flatten(1))
+        across = at_least_float32(product.rows_of(tokens).flatten(1))
         across = products(across, at_least_float32(self._looked_up.block.flatten(1)))
         return product.gramian() + self._looked_up.gramian() + across + across.T
 

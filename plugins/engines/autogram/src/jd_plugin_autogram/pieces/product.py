@@ -113,6 +113,13 @@ class Product(Piece):
         oriented = found.mT if self.swapped else found
         return oriented.reshape(len(found), *self.parameter.shape)
 
+    def rows_of(self, tokens: Int[Tensor, " U"]) -> Float[Tensor, "m U d"]:
+        """Those of some rows of the parameter."""
+        if self._kept is not None:
+            return self._kept[:, tokens]
+        part = self.parameter[tokens].detach()
+        return Product(part, self.inputs, self.gradients[..., tokens]).rows()
+
     def scale(self, factors: Float[Tensor, " m"]) -> None:
         """The rows, or ``B``."""
         if self._kept is not None:
