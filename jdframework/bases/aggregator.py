@@ -103,4 +103,6 @@ class WeightedSum(Aggregator):
             return jacobian.new_zeros((len(jacobian), len(jacobian)))  # only its size is looked at
         # Beside what a method makes of close rows, single precision's rounding is not small.
         small = jacobian.numel() <= _SMALL and working_dtype(jacobian.device) == torch.float64
-        return linalg.gramian([jacobian.double() if small else jacobian])
+        if not small or jacobian.dtype == torch.float64:
+            return linalg.gramian([jacobian])
+        return linalg.of_single_rows(linalg.gramian([jacobian.double()]))

@@ -17,7 +17,7 @@ from jdframework.linalg.min_norm import min_norm_weights
 from jdframework.linalg.newton import fair_weights
 from jdframework.linalg.nonnegative import nonnegative_qp
 from jdframework.linalg.simplex import simplex_projection
-from jdframework.linalg.spectral import carried_precision, pseudo_solve
+from jdframework.linalg.spectral import carried_precision, of_single_rows, pseudo_solve
 
 __all__ = [
     "Normalised",
@@ -32,6 +32,7 @@ __all__ = [
     "min_norm_weights",
     "nonnegative_qp",
     "normalised",
+    "of_single_rows",
     "on_host",
     "project_on_dual_cone",
     "pseudo_solve",
