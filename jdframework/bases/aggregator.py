@@ -21,7 +21,7 @@ from jdframework.bases.weighting import (
 from jdframework.protocols import Weighting
 from jdframework.protocols.names import Kind, Need
 
-_SMALL: Final = 2**20
+_SMALL: Final = 2**18
 """Up to so many entries of a Jacobian, its Gramian in double precision takes no noticeable time."""
 
 

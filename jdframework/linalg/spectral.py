@@ -82,6 +82,7 @@ def carried_precision(gramian: Float[Tensor, "m m"]) -> float:
     """
     if gramian.dtype != torch.float64:
         return torch.finfo(gramian.dtype).eps
+    gramian = gramian.detach().cpu()  # the one wait for a device
     # Most Gramians of double precision show it on the diagonal, which takes less time.
     for digits in (_SINGLE, _OF_SINGLE_ROWS):
         if _has(digits, gramian.diagonal()) and _has(digits, gramian):
