@@ -244,7 +244,11 @@ class Descent(nn.Module):
     def state_dict(  # type: ignore[override]  # torch has an overload for each way to call it
         self, *arguments: Any, **keywords: Any
     ) -> dict[str, Any]:
-        """The method's state; the arguments are those of ``torch.nn.Module.state_dict``."""
+        """The method's state.
+
+        :param arguments: Those of ``torch.nn.Module.state_dict``, by which a parent module asks.
+        :param keywords: Likewise.
+        """
         state: dict[str, Any] = self.method.state_dict(*arguments, **keywords)
         return state
 
