@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
+from jdframework.autograd.ranks import check_one_rank
 from jdframework.bases.method import made_up_name
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
@@ -162,6 +163,7 @@ class Engine(ABC):
         *,
         features: Representation | None = None,
         retain_graph: bool = False,
+        process_group: Literal[False] | None = None,
     ) -> Float[Tensor, " m"] | None:
         """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
 
@@ -173,10 +175,14 @@ class Engine(ABC):
             Parameters that the losses reach past it, the heads', then get the gradient of the sum
             of the losses instead of the weighted one.
         :param retain_graph: Whether the graph can be used again.
+        :param process_group: False if each process of a job trains a model of its own.
         :return: The weights ``[m]``; None if the method has none.
         :raises TypeError: if the method is the name of one, or a scalarizer.
+        :raises UnsupportedModelError: if the method, or the engine, cannot serve; or if several
+            processes train one model, of which each would only see its own losses.
         """
         _check_method(method)
+        check_one_rank(self.name, process_group)
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
@@ -316,11 +322,15 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             if wrapper is not None:
                 return (
                     f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "
-                    f"bypass, so that ranks drift apart; use engine='distributed'"
+                    f"bypass, so that ranks drift apart: train in one process on the module "
+                    f"inside, or by 'sum' or 'mean', which need no engine and keep the wrapper"
                 )
         for name, parameter in module.named_parameters():
             if type(parameter.data).__name__ == "DTensor":
-                return f"the parameter {name!r} is sharded across ranks; use engine='distributed'"
+                return (
+                    f"the parameter {name!r} is sharded across ranks: train in one process, or by "
+                    f"'sum' or 'mean', which need no engine"
+                )
     return None
 
 

@@ -15,6 +15,7 @@ from jdframework.autograd import modules as shared_modules
 from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.graph import leaves_of
+from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
 from jdframework.descent.call import Call
 from jdframework.descent.checks import (
@@ -28,22 +29,26 @@ from jdframework.descent.finite import FiniteCheck, PropagatedError
 from jdframework.descent.independent import Independent, independent_batches
 from jdframework.descent.linearize import linearize
 from jdframework.descent.ordinary import ordinary_pass
+from jdframework.descent.oversights import Oversights
 from jdframework.descent.step import Step
-from jdframework.errors import NonFiniteError
+from jdframework.descent.wrong_uses import check_keywords, check_method, check_modules
+from jdframework.errors import ConfigError, NonFiniteError
 from jdframework.linearization.blocks import excluding, joined
 from jdframework.linearization.combination import Combination, combine, pullback, weighting_of
 from jdframework.linearization.features import Representation, as_features
 from jdframework.linearization.objectives import (
     Losses,
     check_differentiable,
+    finite_ones,
     in_order,
     objectives,
 )
 from jdframework.linearization.scaled import LossScale
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful
+from jdframework.protocols.names import Kind
 from jdframework.registry import Spec
 
-OnNonFinite = Literal["raise", "skip", "propagate"]
+OnNonFinite = Literal["raise", "skip", "drop", "propagate"]
 On = Literal["parameters", "features"]
 
 
@@ -66,9 +71,13 @@ class Descent(nn.Module):
     :param batch_dim: The dimension along which instances are independent and each has its own
         loss; None if each objective depends on the whole batch.
     :param on_nonfinite: What to do if a loss or a gradient is NaN or infinite: ``"raise"``,
-        ``"skip"`` the step and leave ``.grad`` as it is, or ``"propagate"``: weights and ``.grad``
+        ``"skip"`` the step and leave ``.grad`` as it is; ``"drop"`` the tasks whose loss is not
+        finite, and take the step of the others (losses given one by one; where all, or a gradient,
+        are not finite, the step is skipped); or ``"propagate"``: weights and ``.grad``
         are NaN, and the method is not called, so that it remembers nothing of the step; a method
         that claims to be ``robust`` (``trimmed-mean``) is.
+    :param process_group: False says that each process of a ``torch.distributed`` job trains a model
+        of its own; otherwise a step that would see the losses of one process alone is refused.
     :param config: The method's settings.
     :raises UnknownNameError: if no installed plugin offers a name.
     :raises ConfigError: if the method or the engine does not take its settings.
@@ -83,25 +92,30 @@ class Descent(nn.Module):
 
     def __init__(
         self,
-        modules: nn.Module | Sequence[nn.Module],
+        modules: shared_modules.Modules,
         method: Spec,
         *,
         engine: Spec = "auto",
         on: On = "parameters",
         batch_dim: int | None = None,
         on_nonfinite: OnNonFinite = "raise",
+        process_group: Literal[False] | None = None,
         **config: Any,
     ) -> None:
         super().__init__()
         check_choice("on", on, On)
         check_choice("on_nonfinite", on_nonfinite, OnNonFinite)
+        check_choice("process_group", process_group, Literal[False, None])
+        check_modules(modules, method)
+        check_method(method)
         # In a tuple, so that they do not become this module's own.
         self._shared = shared_modules.checked(modules)
         prefer = preferred_kinds(is_auto(engine) and on == "parameters")
-        self.method = registry.method(method, prefer=prefer, **config)
+        self.method = self._made(method, prefer, config)
         """The weighting, aggregator or scalarizer."""
         shared_modules.move_with(self._shared, self.method)
-        self._on_nonfinite, self._on = on_nonfinite, on
+        self._on_nonfinite, self._on, self._process_group = on_nonfinite, on, process_group
+        self._oversights = Oversights(self.method, batch_dim)
         self._choice = self._chosen(engine, on, batch_dim)
         shared_modules.bind(self.method, self._shared)
         self._steps = 0
@@ -115,7 +129,7 @@ class Descent(nn.Module):
     def backward(
         self,
         losses: Losses,
-        *,
+        *more: Tensor,
         features: Representation | None = None,
         independent: Independent | None = None,
         retain_graph: bool = False,
@@ -128,6 +142,7 @@ class Descent(nn.Module):
 
         :param losses: A tensor of any shape, one objective per entry; a sequence of scalars; or a
             mapping from name to scalar.
+        :param more: Refused: several losses are given as one sequence, or as one mapping.
         :param features: The shared representation of several tasks: a tensor, or a mapping, a
             sequence or a generator of tensors. Parameters past it, the heads', get their own plain
             gradient. Without it, they get the weighted one, as ``losses.backward(weights)`` would
@@ -175,6 +190,9 @@ class Descent(nn.Module):
         >>> others = losses_of_a_batch(), losses_of_a_batch()
         >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
+        if more:
+            raise TypeError("give all losses together: backward([loss_1, loss_2, …])")
+        # --8<-- [start:step]
         method = self.method
         call = self._read(losses, features, independent, retain_graph, scaler)
         made: Combination | None = None
@@ -202,6 +220,7 @@ class Descent(nn.Module):
         step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
+        # --8<-- [end:step]
 
     def after_update(self, losses: Losses) -> None:
         """Tells the methods that act after the optimizer's step (FAMO) the new losses.
@@ -265,6 +284,14 @@ class Descent(nn.Module):
     def __repr__(self) -> str:
         return f"Descent({self.method!r}, engine={self._choice.taken!r})"
 
+    @staticmethod
+    def _made(spec: Spec, prefer: Sequence[Kind], config: Mapping[str, Any]) -> Any:
+        try:
+            return registry.method(spec, prefer=prefer, **config)
+        except ConfigError:
+            check_keywords(config, registry.settings_of(spec, prefer))
+            raise
+
     def _chosen(self, engine: Spec, on: On, batch_dim: int | None) -> Choice:
         if on == "parameters":
             return choose(self._shared, self.method, engine, batch_dim)
@@ -289,6 +316,11 @@ class Descent(nn.Module):
                 f"{self.method.name} makes no use of independent batches: leave them out"
             )
         given = objectives(losses)
+        if self._on_nonfinite == "drop":
+            given = finite_ones(given)
+        if not self._weights_are_fixed:
+            check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
+        self._oversights.look(losses, shared_modules.trained(self._shared))
         self._check_order(given.names if isinstance(losses, Mapping) else None)
         check_differentiable(given)
         method = weighting_of(self.method)
@@ -314,7 +346,7 @@ class Descent(nn.Module):
         if gramian is not None or (scaled and not (in_losses and self._on_nonfinite == "raise")):
             leaves = leaves_of(call.given.tensors)
             add_to_grad(leaves, [torch.full_like(leaf, math.nan) for leaf in leaves])
-        elif self._on_nonfinite != "skip":
+        elif self._on_nonfinite not in ("skip", "drop"):
             raise error
         if gramian is None:
             return None
@@ -331,6 +363,11 @@ class Descent(nn.Module):
             engine=self._choice.taken,
             reason=self._choice.reason,
         )
+
+    @property
+    def _weights_are_fixed(self) -> bool:
+        """Whether averaging what the ranks make of their own losses is the step of all."""
+        return self.engine is None and getattr(self.method, "fixed_weights", False)
 
     def _check_order(self, names: tuple[str, ...] | None) -> None:
         """Refuses other names, or another order, if the method remembers objectives by place."""

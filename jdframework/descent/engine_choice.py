@@ -19,6 +19,7 @@ from jdframework.autograd.graph import graph_of
 from jdframework.autograd.modules import trained
 from jdframework.errors import ConfigError, JDError, UnsupportedModelError
 from jdframework.linearization import Forecast
+from jdframework.linearization.combination import need_of, treats_groups
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 from jdframework.protocols.names import Kind
@@ -378,6 +379,8 @@ def preferred_kinds(cheapest: bool) -> tuple[Kind, ...]:
 def required(method: Any) -> frozenset[str]:
     """What an engine must be capable of, to serve the method."""
     needs_rows = not method.needs.isdisjoint({"jacobian", "cross-gramian"})
+    if method.kind == "aggregator" and not treats_groups(method):
+        needs_rows = needs_rows or need_of(method, 0) != "gramian"
     return frozenset({"jacobian"} if needs_rows else {"gramian"})
 
 

@@ -17,8 +17,8 @@ from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Linearization
 from jdframework.linearization.combination import linearized
 from jdframework.linearization.cross_gramian import Crossed, WithCrossGramian, cross_gramian
-from jdframework.linearization.features import Cut, OnFeatures, cut_losses
-from jdframework.linearization.heads import WithHeads, heads_alone
+from jdframework.linearization.features import Cut, cut_losses
+from jdframework.linearization.heads import on_features
 from jdframework.protocols import Engine
 
 _CONSUMED: Final = "second time"
@@ -59,14 +59,17 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
             lin = linearized(engine, method, given.tensors, cut, call.retain_graph)
         else:
             assert cut is not None
-            trunk = OnFeatures(cut, shared, call.retain_graph) if shared else None
-            lin = heads_alone(cut) if trunk is None else WithHeads(trunk, cut, call.retain_graph)
+            lin = on_features(cut, shared, call.retain_graph)
         lin = call.scale.hidden_in(lin)
         if crossed is not None:
             without = call.scale.unscaled
             crossed = Crossed(*(without(without(product)) for product in crossed))
             lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
-        return lin, lin.gramians()
+        try:
+            return lin, lin.gramians()
+        except BaseException:
+            lin.close()
+            raise
 
     refusal: UnsupportedModelError | None = None
     while True:

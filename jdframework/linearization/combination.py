@@ -132,9 +132,11 @@ class MethodCall(RowFunction):
         seen = self._method.weighting.register_forward_hook(self._see)
         try:
             direction: Tensor = self._method(statistic, **extra)
-            return direction
         finally:
             seen.remove()
+        if self.weights is not None:  # the hook saw them in the precision of the method's own work
+            self.weights = self.weights.to(direction)
+        return direction
 
     def repeatable(self) -> AbstractContextManager[object]:
         """Where the body raises, the method's state and torch's generator are as before."""
@@ -270,8 +272,8 @@ def _need_of(member: Any) -> Demand:
 
 
 NOTHING_REACHED: Final = (
-    "the losses depend on no parameter of the engine's modules that requires gradients, or depend "
-    "on none of the parameters that were given: are these the modules that computed them?"
+    "the losses depend on no parameter of the engine's modules that requires gradients: are these "
+    "the modules that computed them?"
 )
 ALL_FROZEN: Final = (
     "no parameter of the given modules requires gradients, so that there is nothing to take "
@@ -294,8 +296,8 @@ def _without_weights(method: Any, outside: Sequence[Tensor]) -> str:
     shapes = ", ".join(str(list(tensor.shape)) for tensor in outside[:3])
     return (
         f"the losses also depend on {len(outside)} tensors outside of the given modules "
-        f"(shapes {shapes}), for which a method without weights has no update, and "
-        f"{method.name!r} has no weights: add their module to the Descent; if they lie past what "
-        f"is shared, give features=…; or, if they are data that a loss is differentiated by, call "
+        f"(shapes {shapes}), for which a method without weights, as {method.name!r} is, has no "
+        f"update: add their module to the Descent; if they lie past what is shared, give "
+        f"features=…; or, if they are data that a loss is differentiated by, call "
         f"requires_grad_(False) on them before backward"
     )

@@ -386,7 +386,9 @@ def _rows(
         rows.append(found[: len(features)])
         for param, gradient in zip(params, found[len(features) :], strict=True):
             heads[id(param)] = (param, _sum(heads.get(id(param)), gradient))
-    of_features = [_stacked(feature, [row[i] for row in rows]) for i, feature in enumerate(features)]
+    of_features = [
+        _stacked(feature, [row[i] for row in rows]) for i, feature in enumerate(features)
+    ]
     pairs = list(heads.values())
     return of_features, ([param for param, _ in pairs], [gradient for _, gradient in pairs])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from jdframework import linalg
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.linearization.blocks import Gradients, joined
-from jdframework.linearization.features import Cut
+from jdframework.linearization.features import Cut, OnFeatures
 from jdframework.linearization.protocol import Linearization, Wrapped
 from jdframework.linearization.rows import JacobianRows
 
@@ -49,6 +50,20 @@ class WithHeads(Wrapped):
     def unweighted(self) -> Gradients:
         """The heads' parameters and their gradients."""
         return self._cut.head_params, self._cut.head_gradients
+
+
+def on_features(cut: Cut, shared: Sequence[Tensor], retain_graph: bool) -> Linearization:
+    """The linearization that a method of the features' gradients works on.
+
+    :param cut: The losses, cut at the features.
+    :param shared: The trunk's parameters; none if all are frozen.
+    :param retain_graph: Whether the graph can be used again.
+    :raises ValueError: see :func:`heads_alone`.
+    """
+    if not shared:
+        return heads_alone(cut)
+    trunk = OnFeatures(cut, shared, retain_graph)
+    return WithHeads(trunk, replace(cut, below=()), retain_graph)
 
 
 def heads_alone(cut: Cut) -> Linearization:

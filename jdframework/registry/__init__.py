@@ -18,6 +18,7 @@ from jdframework.registry.specs import (
     register,
     resolve,
     scalarizer,
+    settings_of,
     unregister,
     weighting,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "register",
     "resolve",
     "scalarizer",
+    "settings_of",
     "unregister",
     "weighting",
 ]

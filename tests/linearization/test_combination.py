@@ -73,7 +73,7 @@ def test_an_unreached_parameter_gets_no_direction() -> None:
 
 
 def test_nothing_reached_is_an_error() -> None:
-    with pytest.raises(ValueError, match="depend on none of the parameters"):
+    with pytest.raises(ValueError, match="depend on no parameter"):
         combine(Ramp(), [None, None])
 
 
