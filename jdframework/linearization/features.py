@@ -325,12 +325,12 @@ def _check_parts(
             f"{cut_at.described(unused[0])} plays no part in the losses: give the very tensor that "
             f"the heads were called with, not a copy, a view, or the result of another forward pass"
         )
-    if ids and cut_at and ids.isdisjoint(map(id, cut_at.below.leaves)):
-        if any(id(leaf) in ids for leaf in past.leaves):
-            raise ValueError(
-                f"{cut_at.described(0)} depends on no parameter of the shared modules, but the "
-                f"losses do: give what these modules put out, not what they were given"
-            )
+    shares = ids and (not cut_at or any(id(leaf) in ids for leaf in cut_at.below.leaves))
+    if ids and not shares and any(id(leaf) in ids for leaf in past.leaves):
+        raise ValueError(
+            f"{cut_at.described(0)} depends on no parameter of the shared modules, but the losses "
+            f"do: give what these modules put out, not what they were given"
+        )
 
 
 def _unused(features: Features, past: Graph) -> list[int]:

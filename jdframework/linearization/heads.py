@@ -41,10 +41,9 @@ class WithHeads(Wrapped):
         if starts is None:
             start = weighted_starts(weights[0], outputs)
         else:
-            start = linalg.weighted_sum(starts, weights[0])
-        return joined(
-            found, ([*self.outside], gradients(outputs, self.outside, start, self._retain))
-        )
+            start = [*linalg.weighted_sum(starts, weights[0])]
+        outside = gradients(outputs, self.outside, start, self._retain)
+        return joined(found, ([*self.outside], outside))
 
     @property
     def unweighted(self) -> Gradients:

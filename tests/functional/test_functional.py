@@ -329,7 +329,7 @@ def _calls() -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "complex output": (lambda: jd.jac(loss * 1j, p), r"outputs\[0\] is complex"),
         "no inputs": (lambda: jd.backward(loss, "mean", []), "inputs is empty"),
-        "no leaf": (lambda: jd.backward(loss, "mean", [p * 2]), "depend on none|cannot have"),
+        "no leaf": (lambda: jd.backward(loss, "mean", [p * 2]), "none of the inputs was used"),
         "chunk": (lambda: jd.backward(loss, "mean", parallel_chunk_size=0), "parallel_chunk_size"),
         "rows": (
             lambda: jd.backward(p * 2, jac_tensors=torch.ones(3, 4)),
