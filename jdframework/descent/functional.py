@@ -36,6 +36,7 @@ from jdframework.linearization.features import (
     cut_at,
     tasks_leaves,
 )
+from jdframework.linearization.objectives import Losses, objectives
 from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
@@ -213,7 +214,11 @@ def jac(
 
 
 def jac_to_grad(
-    tensors: Inputs, aggregator: Spec, *, retain_jac: bool = False
+    tensors: Inputs,
+    aggregator: Spec,
+    *,
+    losses: Losses | None = None,
+    retain_jac: bool = False,
 ) -> Float[Tensor, " m"] | None:
     """Aggregates the ``.jac`` fields of ``tensors`` into their ``.grad``.
 
@@ -222,6 +227,8 @@ def jac_to_grad(
 
     :param tensors: The parameters, usually ``model.parameters()``, or the model.
     :param aggregator: A spec, or an instance of an aggregator or a weighting.
+    :param losses: The objectives' values, for the methods that need them beside the gradients
+        (``db-mtl``): a tensor, a sequence of scalars or a mapping. They need no graph.
     :param retain_jac: Whether to keep the ``.jac`` fields.
     :return: The weights ``[m]``; None if the aggregator has none.
     :raises ValueError: if no tensor has a ``.jac``, one has no rows, or they differ in ``m``.
@@ -244,7 +251,9 @@ def jac_to_grad(
     _name_unreached(given)
     blocks = [jac_of(tensor) for tensor in reached]
     _check_rows(given)
-    weights, found = update(JacobianRows(reached, blocks, groups_of(method, len(reached))), method)
+    values = None if losses is None else objectives(losses).values().flatten()
+    lin = JacobianRows(reached, blocks, groups_of(method, len(reached)))
+    weights, found = update(lin, method, values)
     add_to_grad(*found)
     if not retain_jac:
         for tensor in reached:
