@@ -110,7 +110,7 @@ def backward(
 
 
 @without_autocast()
-def mtl_backward(
+def mtl_backward(  # noqa: PLR0913  # the contract has them
     losses: Iterable[Tensor] | Mapping[str, Tensor],
     features: Representation,
     aggregator: Spec | None = None,
