@@ -151,8 +151,13 @@ class FiniteCheck:
 
 def _are_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether all entries are, in one pass and with one wait for the device."""
-    filled = [tensor for tensor in tensors if tensor.numel()]
+    filled = [entries for tensor in tensors if (entries := _stored(tensor)).numel()]
     return not filled or bool(torch.isfinite(get_total_norm(filled, norm_type=math.inf)))
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """The entries that a sparse tensor has."""
+    return tensor if tensor.layout == torch.strided else tensor.coalesce().values()
 
 
 def _listed(names: Sequence[str]) -> str:

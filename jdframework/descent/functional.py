@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from jdframework import registry
 from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
+from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.linearization import JacobianRows
 from jdframework.linearization import features as multitask
@@ -26,6 +27,7 @@ from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
 
+@eager
 def backward(
     tensors: Tensor | Sequence[Tensor],
     aggregator: Spec | None = None,
@@ -78,6 +80,7 @@ def backward(
     return weights
 
 
+@eager
 def mtl_backward(
     losses: Sequence[Tensor],
     features: Tensor | Sequence[Tensor],
@@ -145,6 +148,7 @@ def mtl_backward(
     return weights
 
 
+@eager
 def jac(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
@@ -182,6 +186,7 @@ def jac(
     )
 
 
+@eager
 def jac_to_grad(
     tensors: Iterable[Tensor], aggregator: Spec, *, retain_jac: bool = False
 ) -> Float[Tensor, " m"] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jdframework import linalg
 from jdframework.linearization import Linearization, Wrapped
+from jdframework.linearization.blocks import as_reals
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 
@@ -60,14 +61,18 @@ def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Cros
     :param first: One batch's objectives.
     :param second: The other's.
     """
-    rows = engine.compute_jacobian(first.as_engine_input())
+    rows = _rows(engine, first.as_engine_input())
     if len(second.tensors) == 1:
-        others = engine.compute_jacobian(second.as_engine_input())
+        others = _rows(engine, second.as_engine_input())
         cross = linalg.cross_gramian(rows, others)
     else:
-        columns = [_products(rows, engine.compute_jacobian([loss])) for loss in second.tensors]
+        columns = [_products(rows, _rows(engine, [loss])) for loss in second.tensors]
         cross = torch.stack(columns, dim=1)
     return Crossed(cross, linalg.gramian(rows))
+
+
+def _rows(engine: Engine, losses: Tensor | list[Tensor]) -> list[Tensor]:
+    return [as_reals(block) for block in engine.compute_jacobian(losses)]
 
 
 def _products(rows: Sequence[Tensor], row: Sequence[Tensor]) -> Float[Tensor, " m"]:

@@ -1,0 +1,41 @@
+"""Where a step begins: outside of what torch.compile traces, and on plain tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function that runs as it is written, whatever it is called in and with.
+
+    ``torch.compile`` of a training loop breaks its graph there instead of tracing the step. What
+    subclasses of ``torch.Tensor`` do to torch's functions is off, so that a loss of such a class
+    leaves ``.grad``, a method's state and the step's record of plain tensors, as autograd does.
+
+    :param function: Is called with the same arguments.
+    """
+
+    @wraps(function)
+    def entry(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch._C.DisableTorchFunctionSubclass():
+            # Who compiles has imported it; nobody else waits for that.
+            if "torch._dynamo" in sys.modules:
+                return untraced()(*args, **kwargs)
+            return function(*args, **kwargs)
+
+    @cache
+    def untraced() -> Callable[_P, _R]:
+        found: Callable[_P, _R] = torch.compiler.disable(function)
+        return found
+
+    marked: Any = entry
+    marked._torchdynamo_disable = True
+    return entry
