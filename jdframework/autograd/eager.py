@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -23,18 +23,16 @@ def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
     :param function: Is called with the same arguments.
     """
 
+    untraced: Callable[_P, _R] | None = None
+
     @wraps(function)
     def entry(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        nonlocal untraced
+        # Who compiles has imported it, which takes seconds; nobody else needs it.
+        if untraced is None and "torch._dynamo" in sys.modules:
+            untraced = torch.compiler.disable(function)
         with torch._C.DisableTorchFunctionSubclass():
-            # Who compiles has imported it; nobody else waits for that.
-            if "torch._dynamo" in sys.modules:
-                return untraced()(*args, **kwargs)
-            return function(*args, **kwargs)
-
-    @cache
-    def untraced() -> Callable[_P, _R]:
-        found: Callable[_P, _R] = torch.compiler.disable(function)
-        return found
+            return (function if untraced is None else untraced)(*args, **kwargs)
 
     marked: Any = entry
     marked._torchdynamo_disable = True
