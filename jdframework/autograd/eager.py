@@ -22,7 +22,6 @@ def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     :param function: Is called with the same arguments.
     """
-
     untraced: Callable[_P, _R] | None = None
 
     @wraps(function)

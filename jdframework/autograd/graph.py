@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from jdframework.autograd.leaf_hooks import without_leaf_hooks
 from jdframework.autograd.sparse import noted
-from jdframework.errors import UnsupportedModelError
+from jdframework.errors import NonFiniteError, UnsupportedModelError
 
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
 
@@ -148,5 +148,24 @@ def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     :param outputs: What is differentiated.
     """
     parts = torch.split(weights, [output.numel() for output in outputs])
-    # A copy: where an output is a leaf, this is its gradient.
-    return [part.to(o, copy=True).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
+    pairs = zip(parts, outputs, strict=True)
+    # Copies: where an output is a leaf, this is its gradient.
+    return [cast(part, output).reshape(output.shape).clone() for part, output in pairs]
+
+
+def cast(weights: Tensor, like: Tensor) -> Tensor:
+    """Weights in the dtype and on the device of what a pass starts from.
+
+    :param weights: Finite.
+    :param like: Whose gradient they are to be.
+    :raises NonFiniteError: if a weight is out of its range.
+    """
+    found = weights.to(like)
+    is_narrower = weights.dtype.itemsize > like.dtype.itemsize
+    if is_narrower and not bool(found.isfinite().all()) and bool(weights.isfinite().all()):
+        dtype = str(like.dtype).removeprefix("torch.")
+        raise NonFiniteError(
+            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, the "
+            f"losses' dtype: give them in a wider dtype, or use engine='autojac'"
+        )
+    return found

@@ -60,8 +60,7 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
             lin = WithHeads(OnFeatures(cut, shared, call.retain_graph), cut)
         lin = call.scale.hidden_in(lin)
         if crossed is not None:
-            without = call.scale.unscaled
-            crossed = Crossed(*(without(without(product)) for product in crossed))
+            crossed = Crossed(*map(call.scale.unscaled_products, crossed))
             lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
         try:
             return lin, lin.gramians()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework import linalg
+from jdframework.linalg.gramian import gramian, inner_products
 from jdframework.linearization import Linearization, Wrapped
 from jdframework.linearization.blocks import as_reals
 from jdframework.linearization.objectives import Objectives
@@ -63,22 +63,13 @@ def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Cros
     """
     rows = _rows(engine, first.as_engine_input())
     if len(second.tensors) == 1:
-        others = _rows(engine, second.as_engine_input())
-        cross = linalg.cross_gramian(rows, others)
+        cross = inner_products(rows, _rows(engine, second.as_engine_input()))
     else:
-        columns = [_products(rows, _rows(engine, [loss])) for loss in second.tensors]
-        cross = torch.stack(columns, dim=1)
-    return Crossed(cross, linalg.gramian(rows))
+        others = (_rows(engine, [loss]) for loss in second.tensors)
+        cross = torch.cat([inner_products(rows, row) for row in others], dim=1)
+    return Crossed(cross, gramian(rows))
 
 
 def _rows(engine: Engine, losses: Tensor | list[Tensor]) -> list[Tensor]:
+    """The blocks of the Jacobian, complex numbers as pairs."""
     return [as_reals(block) for block in engine.compute_jacobian(losses)]
-
-
-def _products(rows: Sequence[Tensor], row: Sequence[Tensor]) -> Float[Tensor, " m"]:
-    """The inner product of each of several rows with one other."""
-    total = rows[0].new_zeros(len(rows[0]))
-    for block, other in zip(rows, row, strict=True):
-        dtype = torch.promote_types(block.dtype, torch.float32)
-        total = total + block.reshape(len(block), -1).to(dtype) @ other.reshape(-1).to(dtype)
-    return total

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from jdframework.linalg.single import narrowed
 from jdframework.linearization import Gradients, Linearization, RowFunction, Wrapped
 from jdframework.linearization.objectives import Objectives
 
@@ -50,6 +51,24 @@ class LossScale:
         """A linearization of scaled losses, of which a method sees what it would without."""
         return lin if self.factor is None else Scaled(lin, self.factor)
 
+    def unscaled_products(self, product: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+        """Inner products of gradients of scaled losses, without the scale."""
+        return product if self.factor is None else _divided(product, self.factor, of_gramian=False)
+
+
+def _divided(
+    product: Float[Tensor, "m m"], factor: Float[Tensor, ""], *, of_gramian: bool
+) -> Float[Tensor, "m m"]:
+    """Inner products of rows, from those of rows times a factor.
+
+    :param of_gramian: Whether they are a Gramian, whose diagonal tells what is large.
+    """
+    square = factor.to(product.device) ** 2
+    if product.dtype != torch.float32 or product.device.type == "mps":
+        return product / square
+    wide = product.double() / square.double()
+    return narrowed(wide, wide.diagonal() if of_gramian else None)
+
 
 class Scaled(Wrapped):
     """Rows times a scale, which functions of them, and Gramians, do not show; updates have it.
@@ -64,9 +83,11 @@ class Scaled(Wrapped):
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
         """Without the scale."""
-        square = self._factor**2
         found = self.inner.gramians()
-        return [None if each is None else each / square.to(each.device) for each in found]
+        return [
+            None if each is None else _divided(each, self._factor, of_gramian=True)
+            for each in found
+        ]
 
     def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
         """Of the rows without the scale."""
