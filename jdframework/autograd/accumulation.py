@@ -35,7 +35,8 @@ def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -
     """
     pairs = _each_once(tensors, gradients)
     casts = [_cast(gradient, tensor) for tensor, gradient in pairs]
-    hooked, plain = [], []
+    hooked: list[tuple[Tensor, Tensor]] = []
+    plain: list[tuple[Tensor, Tensor]] = []
     for (tensor, _), cast in zip(pairs, casts, strict=True):
         where = hooked if tensor.is_leaf and tensor._backward_hooks else plain
         where.append((tensor, cast))

@@ -22,11 +22,15 @@ def without_leaf_hooks(tensors: Iterable[Any]) -> Iterator[None]:
 
     :param tensors: What is differentiated by; others than leaves are left alone.
     """
-    hooked = [t for t in tensors if isinstance(t, Tensor) and t._backward_hooks and t.is_leaf]
+    hooked = [
+        hooks
+        for tensor in tensors
+        if isinstance(tensor, Tensor) and (hooks := tensor._backward_hooks) and tensor.is_leaf
+    ]
     if not hooked:
         yield
         return
-    with _emptied([tensor._backward_hooks for tensor in hooked]):
+    with _emptied(hooked):
         yield
 
 
