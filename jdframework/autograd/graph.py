@@ -123,8 +123,9 @@ def refusing_donated_buffers() -> Iterator[None]:
             raise
         raise UnsupportedModelError(
             "a compiled part of the model lets its graph run once only, but several objectives "
-            "need it several times: set torch._functorch.config.donated_buffer = False before it "
-            "first runs, or give the uncompiled model"
+            "need it several times: write `import torch._functorch.config` and "
+            "`torch._functorch.config.donated_buffer = False` before it first runs, or give the "
+            "uncompiled model"
         ) from error
 
 

@@ -28,7 +28,7 @@ def saved_and_loaded(thing: Any) -> Any:
 
 WAYS: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,
-    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),  # noqa: S301  # our own
     "torch.save": saved_and_loaded,
 }
 
@@ -96,7 +96,6 @@ def test_a_copy_of_an_engine_goes_through_layers_by_their_rules() -> None:
     for each, of in ((engine, model), (other, copied)):
         lin = each.linearize([losses_of(of)])
         routes = getattr(lin, "routes", None) or lin.dependencies
-        each.recorder.found_at
         assert routes.nodes
         calls = [
             each.recorder.found_at(node, output) for node in routes.nodes for output in range(2)
