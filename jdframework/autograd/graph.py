@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from jdframework.errors import NonFiniteError, UnsupportedModelError
 
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
 
+Place: TypeAlias = tuple[Node, int]
+"""The operation that a tensor comes out of, and as which of its outputs."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -24,6 +27,8 @@ class Graph:
 
     nodes: dict[Node, None]
     leaves: list[Tensor]
+    stopped_at: frozenset[Place] = frozenset()
+    """The places of tensors that the walk met and did not go past."""
 
     def reaches(self, tensor: Tensor) -> bool:
         """Whether the tensors depend on ``tensor``."""
@@ -48,9 +53,13 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
     pending = places[::-1]
     nodes: dict[Node, None] = {}
     leaves: list[Tensor] = []
+    met: set[Place] = set()
     while pending:
         node, output = pending.pop()
-        if node in nodes or (node, output) in stops:
+        if (node, output) in stops:
+            met.add((node, output))
+            continue
+        if node in nodes:
             continue
         nodes[node] = None
         leaf = getattr(node, "variable", None)
@@ -64,7 +73,7 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
                 "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
             )
         pending.extend((child, index) for child, index in reversed(following) if child is not None)
-    return Graph(nodes, leaves)
+    return Graph(nodes, leaves, frozenset(met))
 
 
 def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -72,7 +81,7 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
     return graph_of(tensors, stop_at).leaves
 
 
-def place_of(tensor: Tensor) -> tuple[Node, int]:
+def place_of(tensor: Tensor) -> Place:
     """The operation that a tensor comes out of, and as which of its outputs.
 
     :param tensor: One that requires gradients.

@@ -25,7 +25,7 @@ from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand, Forecast, Linearization
 from jdframework.linearization.blocks import as_reals
 from jdframework.linearization.combination import NOTHING_REACHED, linearized, update
-from jdframework.linearization.features import Cut, as_scalars, cut_losses, separating
+from jdframework.linearization.features import Representation, cut_losses, foreseen_cut
 from jdframework.linearization.objectives import check_differentiable, objectives
 from jdframework.protocols.names import Kind, Need
 
@@ -167,7 +167,7 @@ class Engine(ABC):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         retain_graph: bool = False,
         process_group: Literal[False] | None = None,
     ) -> Float[Tensor, " m"] | None:
@@ -177,8 +177,9 @@ class Engine(ABC):
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
-        :param features: The shared representation. Parameters that the losses reach past it, the
-            heads', then get the gradient of the sum of the losses instead of the weighted one.
+        :param features: The shared representation: a tensor, or a mapping or a sequence of them.
+            Parameters that the losses reach past it, the heads', then get the gradient of the sum
+            of the losses instead of the weighted one.
         :param retain_graph: Whether the graph can be used again.
         :param process_group: False if each process of a job trains a model of its own.
         :return: The weights ``[m]``; None if the method has none.
@@ -208,7 +209,7 @@ class Engine(ABC):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
     ) -> Forecast:
         """How :meth:`backward` would go about it, and how much memory it would take.
 
@@ -224,7 +225,7 @@ class Engine(ABC):
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
-            cut = _cut_in_outline(outputs, features, self.parameters)
+            cut = foreseen_cut(outputs, features, self.parameters)
         with linearized(self, method, outputs, cut, retain_graph=True) as lin:
             return lin.forecast()
 
@@ -309,16 +310,6 @@ def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
     given = objectives(losses)
     check_differentiable(given)
     return list(given.tensors)
-
-
-def _cut_in_outline(
-    losses: Sequence[Tensor], features: Sequence[Tensor], shared: Sequence[Tensor]
-) -> Cut:
-    """What will be left of the losses at the features, before any head was differentiated."""
-    if not separating(losses, features, shared):
-        return Cut([], [], as_scalars(losses), None)
-    m = sum(loss.numel() for loss in losses)
-    return Cut([], [], features, [f.detach().expand(m, *f.shape) for f in features])
 
 
 def _complex(modules: Sequence[nn.Module]) -> str | None:

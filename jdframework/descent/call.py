@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.descent.finite import FiniteCheck
+from jdframework.linearization.features import Features
 from jdframework.linearization.objectives import Objectives
 from jdframework.linearization.scaled import LossScale
 
@@ -21,7 +21,7 @@ class Call:
     """What is minimised."""
     others: tuple[Objectives, ...]
     """The same objectives on independent batches."""
-    features: Sequence[Tensor] | None
+    features: Features | None
     """The shared representation, if there is one."""
     retain_graph: bool
     """Whether the graph can be used again."""

@@ -12,7 +12,7 @@ from jdframework.bases.engine import unserved
 from jdframework.descent.engine_choice import is_auto
 from jdframework.errors import ConfigError, UnsupportedModelError
 from jdframework.linearization.combination import treats_groups
-from jdframework.linearization.features import as_scalars, bypassing, check_features, nested
+from jdframework.linearization.features import Features, partition
 from jdframework.linearization.objectives import Objectives
 from jdframework.registry import Spec
 
@@ -62,27 +62,34 @@ def check_on_features(method: Any, engine: Spec) -> None:
 
 
 def check_representation(
-    given: Objectives, features: Sequence[Tensor] | None, shared: Sequence[Tensor]
+    given: Objectives, features: Features | None, shared: Sequence[Tensor]
 ) -> None:
     """Refuses features below which one backward pass does not give the trunk's gradients.
 
     :param given: The losses.
     :param features: The shared representation.
     :param shared: The trunk's parameters.
-    :raises ValueError: if there are no features, or no graph can be cut at them.
+    :raises ValueError: if there are no features, or the graph cannot be cut at them.
     :raises UnsupportedModelError: if a loss, or a feature, bypasses a feature.
     """
-    if not features:
+    if features is None:
         raise ValueError(
             "on='features' needs the shared representation: backward(losses, features=…)"
         )
-    check_features(features)
-    if bypassing(as_scalars(given.tensors), features, shared):
+    parts = partition(given.tensors, features, shared)
+    ours = {id(parameter) for parameter in shared}
+    if any(id(tensor) in ours for tensor in parts.tied):
         raise UnsupportedModelError(
             "a loss depends on a shared parameter past the features, too (tied weights), which "
             "on='features' would miss: use on='parameters'"
         )
-    if nested(features):
+    if parts.tied:
+        raise UnsupportedModelError(
+            f"a tensor of shape {list(parts.tied[0].shape)} outside of the given modules enters "
+            f"both the features and, past them, a loss, which on='features' would miss: use "
+            f"on='parameters', or, if it is data, call requires_grad_(False) on it"
+        )
+    if parts.nested:
         raise UnsupportedModelError(
             "a feature was computed from another, whose part in the losses on='features' would "
             "count twice: give only the last, or use on='parameters'"

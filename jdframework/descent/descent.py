@@ -36,7 +36,7 @@ from jdframework.descent.wrong_uses import check_keywords, check_method, check_m
 from jdframework.errors import ConfigError, NonFiniteError
 from jdframework.linearization.blocks import excluding, joined
 from jdframework.linearization.combination import Combination, combine, pullback, weighting_of
-from jdframework.linearization.features import check_features
+from jdframework.linearization.features import Representation, as_features
 from jdframework.linearization.objectives import (
     Losses,
     check_differentiable,
@@ -132,7 +132,7 @@ class Descent(nn.Module):
         self,
         losses: Losses,
         *more: Tensor,
-        features: Tensor | Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         independent: Independent | None = None,
         retain_graph: bool = False,
         scaler: GradScaler | None = None,
@@ -145,9 +145,12 @@ class Descent(nn.Module):
         :param losses: A tensor of any shape, one objective per entry; a sequence of scalars; or a
             mapping from name to scalar.
         :param more: Refused: several losses are given as one sequence, or as one mapping.
-        :param features: The shared representation of several tasks. Parameters past it, the
-            heads', get their own plain gradient. Without it, they get the weighted one, as
-            ``losses.backward(weights)`` would give them. A scalarizer makes no use of it.
+        :param features: The shared representation of several tasks: a tensor, or a mapping, a
+            sequence or a generator of tensors. Parameters past it, the heads', get their own plain
+            gradient. Without it, they get the weighted one, as ``losses.backward(weights)`` would
+            give them; so does, with it, whatever else the features depend on, such as layers before
+            the given modules. Where all parameters of these are frozen, only heads get a gradient,
+            and the step has no weights. A scalarizer makes no use of it.
         :param independent: The same objectives on another, independent batch, or a tuple of two
             such, for the methods that need a cross-gramian. With one, that is of its gradients and
             those of ``losses``; with two, of the gradients of these two. The update is the weighted
@@ -162,7 +165,8 @@ class Descent(nn.Module):
             if its names are others than in the step before, or in another order, and the method
             remembers the objectives; if the method needs ``independent`` batches and the right
             number of them with the same objectives is not given; if ``features`` is empty, or has a
-            tensor twice or one without a graph; if ``on="features"`` and there are no features.
+            tensor twice, one without a graph or one that plays no part in the losses; if
+            ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).
@@ -247,7 +251,11 @@ class Descent(nn.Module):
     def state_dict(  # type: ignore[override]  # torch has an overload for each way to call it
         self, *arguments: Any, **keywords: Any
     ) -> dict[str, Any]:
-        """The method's state; the arguments are those of ``torch.nn.Module.state_dict``."""
+        """The method's state.
+
+        :param arguments: Those of ``torch.nn.Module.state_dict``, by which a parent module asks.
+        :param keywords: Likewise.
+        """
         state: dict[str, Any] = self.method.state_dict(*arguments, **keywords)
         return state
 
@@ -303,7 +311,7 @@ class Descent(nn.Module):
     def _read(
         self,
         losses: Losses,
-        features: Tensor | Sequence[Tensor] | None,
+        features: Representation | None,
         independent: Independent | None,
         retain_graph: bool,
         scaler: GradScaler | None,
@@ -324,11 +332,9 @@ class Descent(nn.Module):
         check_differentiable(given)
         method = weighting_of(self.method)
         others = independent_batches(method, independent, given) if crossed else ()
-        cut_at = [features] if isinstance(features, Tensor) else features
+        cut_at = None if features is None else as_features(features)
         if self._on == "features":
             check_representation(given, cut_at, shared_modules.trained(self._shared))
-        elif cut_at is not None and self.engine is not None:
-            check_features(cut_at)
         shared_modules.bind(self.method, self._shared)
         values = given.values()
         asked = scaler is not None or self._on_nonfinite != "propagate"

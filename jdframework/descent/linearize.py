@@ -17,8 +17,8 @@ from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Linearization
 from jdframework.linearization.combination import linearized
 from jdframework.linearization.cross_gramian import Crossed, WithCrossGramian, cross_gramian
-from jdframework.linearization.features import Cut, OnFeatures, cut_losses
-from jdframework.linearization.heads import WithHeads
+from jdframework.linearization.features import Cut, cut_losses
+from jdframework.linearization.heads import on_features
 from jdframework.protocols import Engine
 
 _CONSUMED: Final = "second time"
@@ -39,6 +39,8 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
     """
     given, *others = map(call.scale.scaled_losses, call.batches)
     shared = trained(modules)
+    if not shared:
+        others = []  # where all is frozen, there is nothing that batches could differ in
     if others:
         check_reaches((given, *others), shared)
 
@@ -57,7 +59,7 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
             lin = linearized(engine, method, given.tensors, cut, call.retain_graph)
         else:
             assert cut is not None
-            lin = WithHeads(OnFeatures(cut, shared, call.retain_graph), cut)
+            lin = on_features(cut, shared, call.retain_graph)
         lin = call.scale.hidden_in(lin)
         if crossed is not None:
             crossed = Crossed(*map(call.scale.unscaled_products, crossed))

@@ -14,7 +14,7 @@ from jdframework.autograd.rollback import CallRollback
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization.blocks import Gradients, joined
 from jdframework.linearization.features import Cut
-from jdframework.linearization.heads import WithHeads
+from jdframework.linearization.heads import WithHeads, heads_alone
 from jdframework.linearization.protocol import Demand, Linearization, RowFunction
 from jdframework.linearization.rows import JacobianRows
 from jdframework.protocols import Engine, TreatsGroups
@@ -54,8 +54,10 @@ def combine(
     :param method: A weighting or an aggregator.
     :param losses: Their values, for the methods that need them.
     :raises UnsupportedModelError: if the losses depend on leaves that the method has no weight for.
-    :raises ValueError: if the losses depend on no input.
+    :raises ValueError: if the losses depend on no input, unless there is none, and only heads.
     """
+    if not lin.inputs and lin.unweighted[0]:
+        return Combination(method, [method], [None], ([], []), None)
     if all(gramian is None for gramian in gramians):
         raise ValueError(NOTHING_REACHED)
     members = members_of(method, len(lin.inputs))
@@ -177,7 +179,12 @@ def linearized(
     :param cut: What is left of them at the features, if there are any.
     :param retain_graph: Whether the graph can be used again.
     :raises UnsupportedModelError: if the method needs rows, which the engine does not have.
+    :raises ValueError: if all that is shared is frozen, and not just heads are left to train.
     """
+    if not engine.parameters:
+        if cut is None:
+            raise ValueError(ALL_FROZEN)
+        return heads_alone(cut)
     count = len(engine.parameters) if treats_groups(method) else 0
     groups = groups_of(method, count) if count else None
     need = need_of(method, count)
@@ -191,9 +198,9 @@ def linearized(
         cotangents=cut.starts,
         groups=groups,
         need=need,
-        retain_graph=retain_graph,
+        retain_graph=retain_graph or bool(cut.below),
     )
-    return WithHeads(trunk, cut)
+    return WithHeads(trunk, cut, retain_graph)
 
 
 def treats_groups(method: Any) -> TypeGuard[TreatsGroups]:
@@ -268,6 +275,11 @@ NOTHING_REACHED: Final = (
     "the losses depend on no parameter of the engine's modules that requires gradients: are these "
     "the modules that computed them?"
 )
+ALL_FROZEN: Final = (
+    "no parameter of the given modules requires gradients, so that there is nothing to take "
+    "weights from: give features=…, by which heads get their plain gradient while what they share "
+    "is frozen, or thaw some with requires_grad_(True)"
+)
 
 
 def _without_rows(method: Any, engine: str, inputs: int) -> str:
@@ -285,7 +297,7 @@ def _without_weights(method: Any, outside: Sequence[Tensor]) -> str:
     return (
         f"the losses also depend on {len(outside)} tensors outside of the given modules "
         f"(shapes {shapes}), for which a method without weights, as {method.name!r} is, has no "
-        f"update: give features=…, add their module to the Descent, or, if "
-        f"they are data that a loss is differentiated by, call requires_grad_(False) on them "
-        f"before backward"
+        f"update: add their module to the Descent; if they lie past what is shared, give "
+        f"features=…; or, if they are data that a loss is differentiated by, call "
+        f"requires_grad_(False) on them before backward"
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from jdframework.linearization import Demand, Forecast, Linearization
+    from jdframework.linearization.features import Representation
 
 
 class Engine(Configured, Protocol):
@@ -44,7 +45,7 @@ class Engine(Configured, Protocol):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
     ) -> Forecast:
         """How ``backward`` would go about it, and how much memory it would take.
 
@@ -80,7 +81,7 @@ class Engine(Configured, Protocol):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
         """Adds the method's update to ``.grad``, and gives the weights.

@@ -167,9 +167,15 @@ class LinearizationTests(Suite):
         architecture = ARCHITECTURES["mlp"]
         for engine, model, dtype in self.cases(architecture):
             with engine.linearize([architecture.losses(model)]) as lin:
-                (first,) = lin.gramians()
-            weights = engine.backward(architecture.losses(model), InverseNorms())
-            check_close(weights, InverseNorms()(first), dtype, "the next step's weights")
+                lin.gramians()
+            with torch.no_grad():
+                for parameter in engine.parameters:
+                    parameter.mul_(0.5)
+            losses = architecture.losses(model)
+            jacobian = joined(rows(losses, engine.parameters))
+            weights = engine.backward(losses, InverseNorms())
+            expected = InverseNorms()(jacobian @ jacobian.T)
+            check_close(weights, expected, dtype, "the next step's weights")
 
     def test_the_jacobian_of_a_linearization_is_refused_or_right(self) -> None:
         """``jacobian()`` gives ``[m, *input.shape]`` for engines that can, and else is refused."""
