@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from jdframework import registry
 from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
 from jdframework.autograd.autocast import without_autocast
+from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.modules import trained
 from jdframework.autograd.ranks import check_one_rank
@@ -48,6 +49,7 @@ Inputs: TypeAlias = "Tensor | nn.Module | Iterable[Tensor | nn.Module]"
 """Tensors; a module stands for its parameters that require gradients."""
 
 
+@eager
 @without_autocast()
 def backward(
     tensors: Outputs,
@@ -109,6 +111,7 @@ def backward(
     return weights
 
 
+@eager
 @without_autocast()
 def mtl_backward(  # noqa: PLR0913  # the contract has them
     losses: Iterable[Tensor] | Mapping[str, Tensor],
@@ -191,6 +194,7 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     return weights
 
 
+@eager
 @without_autocast()
 def jac(
     outputs: Outputs,
@@ -230,6 +234,7 @@ def jac(
     )
 
 
+@eager
 @without_autocast()
 def jac_to_grad(
     tensors: Inputs,
