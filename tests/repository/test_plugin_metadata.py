@@ -61,7 +61,7 @@ def add_plugin(root: Path, family: str, name: str, pyproject: str) -> Path:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository with two plugins, fresh from their authors."""
-    (tmp_path / "jdframework").mkdir()
+    (tmp_path / "jdframework" / "registry").mkdir(parents=True)
     for file in ("pyproject.toml", "jdframework/__init__.py"):
         shutil.copy(plugins.ROOT / file, tmp_path / file)
     add_plugin(tmp_path, "weightings", "alpha", ALPHA)
