@@ -33,7 +33,14 @@ def published() -> tuple[Published, ...]:
 
 
 def lookup(name: str, kind: Kind | None = None) -> Published | None:
-    """The published plugin that ``name`` means, if one is known."""
+    """The published plugin that ``name`` means, installed or not; None if none is known.
+
+    :param name: A name or an alias, in any spelling.
+    :param kind: Of which kind; of any when None.
+
+    >>> lookup("UPGrad")["distribution"]
+    'jd-plugin-upgrad'
+    """
     for entry in published():
         names = {key(known) for known in (entry["name"], *entry["aliases"])}
         if kind in (None, entry["kind"]) and key(name) in names:
