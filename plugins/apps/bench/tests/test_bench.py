@@ -5,26 +5,54 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from torch import nn
 
+import jdframework as jd
+from jdframework.cli import main
+
+from jd_plugin_autojac import Autojac
 from jd_plugin_bench import models
 
-from .conftest import Command
-from .fabrication import Site
+Bench: TypeAlias = Callable[..., tuple[int, str, str]]
 
-REFUSING = """
-from jd_plugin_autojac import Autojac
 
-class Fabricated(Autojac):
-    '''Serves nothing that is small.'''
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """``jd bench``: its status, and what it printed."""
 
-    @classmethod
-    def refusal(cls, modules, config):
-        return "the model is too small; use a larger one"
-"""
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        monkeypatch.setattr(sys, "argv", ["jd", "bench", *arguments])
+        monkeypatch.delenv("COLUMNS", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refusing() -> Iterator[None]:
+    """An engine that serves nothing small."""
+
+    @jd.register("engine", "refusing")
+    class Refusing(Autojac):
+        """Serves nothing that is small."""
+
+        @classmethod
+        def refusal(cls, *_: Any) -> str:
+            return "the model is too small; use a larger one"
+
+    yield
+    jd.unregister("engine", "refusing")
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +63,10 @@ def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "SUBJECTS", {"small": small, "norm": norm})
 
 
-def test_each_engine_is_compared_with_an_ordinary_step(jd: Command) -> None:
-    ended = jd("bench", "--json", "--engines", "autojac")
-    assert ended.status == 0
-    figures = json.loads(ended.out)
+def test_each_engine_is_compared_with_an_ordinary_step(bench: Bench) -> None:
+    status, out, _ = bench("--json", "--engines", "autojac")
+    assert status == 0
+    figures = json.loads(out)
     assert [(case["model"], case["batch"]) for case in figures["cases"]] == [
         ("small", 4),
         ("small", 8),
@@ -52,15 +80,15 @@ def test_each_engine_is_compared_with_an_ordinary_step(jd: Command) -> None:
     assert figures["machine"]["threads"] >= 1
 
 
-def test_the_table_says_what_its_figures_are(jd: Command, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "figures.json"
-    ended = jd("bench", "--quick", "--models", "norm", "--method", "upgrad", "--out", str(out))
-    assert ended.status == 0
-    assert ended.out.splitlines()[0].split() == [
+def test_the_table_says_what_its_figures_are(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "figures.json"
+    status, out, _ = bench("--quick", "--models=norm", "--method=upgrad", "--out", str(file))
+    assert status == 0
+    assert out.splitlines()[0].split() == [
         *("model", "batch", "plain,", "ms", "engine", "time", "memory")
     ]
-    assert "in ordinary steps" in ended.out
-    assert json.loads(out.read_text("utf-8"))["method"] == "upgrad"
+    assert "in ordinary steps" in out
+    assert json.loads(file.read_text("utf-8"))["method"] == "upgrad"
 
 
 def test_torchs_profiler_says_nothing_beside_the_table() -> None:
@@ -79,12 +107,13 @@ def test_torchs_profiler_says_nothing_beside_the_table() -> None:
     assert "USDT" not in ended.stderr
 
 
-def test_an_engine_that_refuses_a_model_is_shown_with_its_reason(jd: Command, site: Site) -> None:
-    site.engine("jd-plugin-refusing", "refusing", REFUSING)
-    ended = jd("bench", "--quick", "--models", "small", "--engines", "refusing,autojac")
-    assert ended.status == 0
-    assert "refused" in ended.out
-    assert "the model is too small; use a larger one" in ended.out
+def test_an_engine_that_refuses_a_model_is_shown_with_its_reason(
+    bench: Bench, refusing: None
+) -> None:
+    status, out, _ = bench("--quick", "--models", "small", "--engines", "refusing,autojac")
+    assert status == 0
+    assert "refused" in out
+    assert "the model is too small; use a larger one" in out
 
 
 @pytest.mark.parametrize(
@@ -97,8 +126,8 @@ def test_an_engine_that_refuses_a_model_is_shown_with_its_reason(jd: Command, si
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    jd: Command, arguments: tuple[str, ...], complaint: str
+    bench: Bench, arguments: tuple[str, ...], complaint: str
 ) -> None:
-    ended = jd("bench", "--quick", *arguments)
-    assert ended.status == 1
-    assert complaint in ended.err
+    status, _, err = bench("--quick", *arguments)
+    assert status == 1
+    assert complaint in err

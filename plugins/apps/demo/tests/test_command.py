@@ -14,18 +14,20 @@ from typing import TypeAlias
 
 import pytest
 
-from jdframework.cli import demo, main
+from jdframework.cli import main
 
+from jd_plugin_demo import command
 from jd_plugin_demo.training import Setting
 
 JD = Path(sysconfig.get_path("scripts")) / "jd"
 
 IN_A_PROCESS_OF_ITS_OWN = """
 import sys
-from jdframework.cli import demo, main
+from jd_plugin_demo import command
+from jdframework.cli import main
 from jd_plugin_demo.training import Setting
 
-demo._setting = lambda *_: Setting(epochs=1, train_pairs=200, test_pairs=60, measure_every=2)
+command._setting = lambda *_: Setting(epochs=1, train_pairs=200, test_pairs=60, measure_every=2)
 sys.argv = ["jd", "demo", *sys.argv[1:]]
 main()
 """
@@ -48,7 +50,7 @@ def tiny_demo(
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)
         monkeypatch.setattr(sys, "argv", ["jd", "demo", *arguments])
-        monkeypatch.setattr(demo, "_setting", setting)
+        monkeypatch.setattr(command, "_setting", setting)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit) as ended:
             main()
@@ -105,22 +107,6 @@ def test_unknown_names_are_reported_before_anything_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("module", "package"),
-    [("sklearn", "scikit-learn"), ("matplotlib", "matplotlib"), ("jinja2", "jinja2")],
-)
-def test_a_missing_package_is_one_sentence(
-    tiny_demo: Demo, monkeypatch: pytest.MonkeyPatch, module: str, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    status, _, err = tiny_demo()
-    assert status == 1
-    assert err == (
-        f"error: the demo needs {package}, which is not installed: "
-        'pip install "jdframework[demo]"\n'
-    )
-
-
-@pytest.mark.parametrize(
     "arguments", [["--epochs", "0"], ["--seed", "-1"], ["--out", __file__]], ids=lambda a: a[0]
 )
 def test_a_value_that_cannot_be_is_refused_with_status_2(
@@ -134,9 +120,9 @@ def test_a_value_that_cannot_be_is_refused_with_status_2(
 
 def test_quick_and_epochs_make_the_training_shorter() -> None:
     default, quick, both = (
-        demo._setting(False, None, 0),
-        demo._setting(True, None, 0),
-        demo._setting(True, 1, 0),
+        command._setting(False, None, 0),
+        command._setting(True, None, 0),
+        command._setting(True, 1, 0),
     )
     assert default.steps > 5 * quick.steps
     assert both.steps == quick.steps_per_epoch

@@ -117,14 +117,6 @@ def test_without_git_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         create("soft-min", tmp_path / "work")
 
 
-def test_without_copier_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "copier", None)
-    with pytest.raises(JDError, match=r"pip install 'jdframework\[kit\]'"):
-        create("soft-min", tmp_path / "work")
-
-
 def test_the_author_is_gits_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")

@@ -28,12 +28,12 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def old_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel of an older kernel with an older template, where pip finds it."""
+    """A wheel of an older release with an older template, where pip finds it."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    wheel = shelf / f"jdframework-{OLD}-py3-none-any.whl"
+    wheel = shelf / f"jd_plugin_starter-{OLD}-py3-none-any.whl"
     template = Path(str(files("jd_plugin_starter") / "template"))
-    info = f"jdframework-{OLD}.dist-info"
+    info = f"jd_plugin_starter-{OLD}.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path in sorted(p for p in template.rglob("*") if p.is_file()):
             text = path.read_text("utf-8")
@@ -41,9 +41,9 @@ def old_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 text = text.replace('".[test,check]"', '".[test]"').replace(
                     "      - run: pyright\n", ""
                 )
-            archive.writestr(f"jdframework/starter/template/{path.relative_to(template)}", text)
+            archive.writestr(f"jd_plugin_starter/template/{path.relative_to(template)}", text)
         archive.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: jdframework\nVersion: {OLD}\n"
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: jd-plugin-starter\nVersion: {OLD}\n"
         )
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -56,10 +56,11 @@ def old_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def old_plugin(old_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plugin that the older kernel wrote, committed."""
+    """A plugin that the older release wrote, committed."""
     library.prepare(OLD)
     with monkeypatch.context() as then:
         then.setattr(plugin, "__version__", OLD)
+        then.setattr(library, "RELEASE", OLD)
         then.setattr(library, "prepare", lambda release=OLD: None)
         target = plugin.create("soft-min", "weighting", tmp_path / "work", "Any", "An Author")
     assert OLD_WORKFLOW in (target / ".github/workflows/test.yml").read_text("utf-8")
@@ -136,7 +137,7 @@ def test_a_release_that_cannot_be_had_is_said(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "another"))
     old_release.unlink()
-    with pytest.raises(JDError, match=f"made by jdframework {OLD}.*pip cannot download"):
+    with pytest.raises(JDError, match=f"made by jd-plugin-starter {OLD}.*pip cannot download"):
         plugin.update(old_plugin)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -107,9 +106,11 @@ def _check_device(device: str) -> None:
 
 @contextmanager
 def _progress(cases: int) -> Iterator[Callable[[Subject, int], Subject]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    out = console.errors()
-    with Progress(*columns, TimeRemainingColumn(), console=out, transient=True) as bar:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=console.errors(), transient=True) as bar:
         task = bar.add_task("", total=cases)
 
         def advance(subject: Subject, batch: int) -> Subject:
