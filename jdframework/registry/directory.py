@@ -18,10 +18,15 @@ class Published(TypedDict):
     """One name of one published distribution."""
 
     name: str
+    """The canonical name."""
     kind: Kind
+    """What it is."""
     distribution: str
+    """What to ``pip install``."""
     summary: str
+    """What it does, in one line."""
     aliases: list[str]
+    """Its other names, sorted."""
 
 
 @lru_cache(maxsize=1)
