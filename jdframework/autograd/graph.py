@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from jdframework.errors import UnsupportedModelError
+from jdframework.errors import NonFiniteError, UnsupportedModelError
 
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
+
+Place: TypeAlias = tuple[Node, int]
+"""The operation that a tensor comes out of, and as which of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Graph:
 
     nodes: dict[Node, None]
     leaves: list[Tensor]
+    stopped_at: frozenset[Place] = frozenset()
+    """The places of tensors that the walk met and did not go past."""
 
     def reaches(self, tensor: Tensor) -> bool:
         """Whether the tensors depend on ``tensor``."""
@@ -46,9 +51,13 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
     pending = places[::-1]
     nodes: dict[Node, None] = {}
     leaves: list[Tensor] = []
+    met: set[Place] = set()
     while pending:
         node, output = pending.pop()
-        if node in nodes or (node, output) in stops:
+        if (node, output) in stops:
+            met.add((node, output))
+            continue
+        if node in nodes:
             continue
         nodes[node] = None
         leaf = getattr(node, "variable", None)
@@ -62,7 +71,7 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
                 "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
             )
         pending.extend((child, index) for child, index in reversed(following) if child is not None)
-    return Graph(nodes, leaves)
+    return Graph(nodes, leaves, frozenset(met))
 
 
 def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -70,7 +79,7 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
     return graph_of(tensors, stop_at).leaves
 
 
-def place_of(tensor: Tensor) -> tuple[Node, int]:
+def place_of(tensor: Tensor) -> Place:
     """The operation that a tensor comes out of, and as which of its outputs.
 
     :param tensor: One that requires gradients.
@@ -148,4 +157,22 @@ def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     :param outputs: What is differentiated.
     """
     parts = torch.split(weights, [output.numel() for output in outputs])
-    return [part.to(o).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
+    return [cast(part, o).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
+
+
+def cast(weights: Tensor, like: Tensor) -> Tensor:
+    """Weights in the dtype and on the device of what a pass starts from.
+
+    :param weights: Finite.
+    :param like: Whose gradient they are to be.
+    :raises NonFiniteError: if a weight is out of its range.
+    """
+    found = weights.to(like)
+    is_narrower = weights.dtype.itemsize > like.dtype.itemsize
+    if is_narrower and not bool(found.isfinite().all()) and bool(weights.isfinite().all()):
+        dtype = str(like.dtype).removeprefix("torch.")
+        raise NonFiniteError(
+            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, the "
+            f"losses' dtype: give them in a wider dtype, or use engine='autojac'"
+        )
+    return found

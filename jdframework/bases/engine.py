@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -13,23 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jdframework.autograd.accumulation import add_to_grad
+from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
+from jdframework.autograd.ranks import check_one_rank
 from jdframework.bases.method import made_up_name
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand, Forecast, Linearization
-from jdframework.linearization.features import Cut, as_scalars, cut_losses, separating
+from jdframework.linearization.combination import NOTHING_REACHED, linearized, update
+from jdframework.linearization.features import Representation, cut_losses, foreseen_cut
 from jdframework.linearization.objectives import check_differentiable, objectives
-from jdframework.linearization.update import (
-    NOTHING_REACHED,
-    groups_of,
-    members_of,
-    need_of,
-    treats_groups,
-    update,
-)
 from jdframework.protocols.names import Kind, Need
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
@@ -166,8 +161,9 @@ class Engine(ABC):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         retain_graph: bool = False,
+        process_group: Literal[False] | None = None,
     ) -> Float[Tensor, " m"] | None:
         """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
 
@@ -175,22 +171,30 @@ class Engine(ABC):
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
-        :param features: The shared representation. Parameters that the losses reach past it, the
-            heads', then get the gradient of the sum of the losses instead of the weighted one.
+        :param features: The shared representation: a tensor, or a mapping or a sequence of them.
+            Parameters that the losses reach past it, the heads', then get the gradient of the sum
+            of the losses instead of the weighted one.
         :param retain_graph: Whether the graph can be used again.
+        :param process_group: False if each process of a job trains a model of its own.
         :return: The weights ``[m]``; None if the method has none.
         :raises TypeError: if the method is the name of one, or a scalarizer.
+        :raises UnsupportedModelError: if the method, or the engine, cannot serve; or if several
+            processes train one model, of which each would only see its own losses.
         """
         _check_method(method)
+        check_one_rank(self.name, process_group)
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
             cut = cut_losses(outputs, features, self.parameters, retain_graph)
-        with linearized(self, method, outputs, cut, retain_graph) as lin:
-            found = update(lin, method, torch.cat([o.detach().reshape(-1) for o in outputs]))
-        heads, theirs = ([], []) if cut is None else (cut.head_params, cut.head_gradients)
-        add_to_grad([*found.tensors, *heads], [*found.gradients, *theirs])
-        return found.weights
+        values = torch.cat([output.detach().reshape(-1) for output in outputs])
+        with (
+            without_autocast(values.device),
+            linearized(self, method, outputs, cut, retain_graph) as lin,
+        ):
+            weights, found = update(lin, method, values)
+        add_to_grad(*found)
+        return weights
 
     def forecast(
         self,
@@ -198,7 +202,7 @@ class Engine(ABC):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
     ) -> Forecast:
         """How :meth:`backward` would go about it, and how much memory it would take.
 
@@ -214,7 +218,7 @@ class Engine(ABC):
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
-            cut = _pretended(outputs, features, self.parameters)
+            cut = foreseen_cut(outputs, features, self.parameters)
         with linearized(self, method, outputs, cut, retain_graph=True) as lin:
             return lin.forecast()
 
@@ -286,42 +290,6 @@ def unserved(modules: Sequence[nn.Module], *, sharded: bool = False) -> str | No
     return (None if sharded else _wrapped(modules)) or _complex(modules)
 
 
-def linearized(
-    engine: Engine,
-    method: Any,
-    outputs: Sequence[Tensor],
-    cut: Cut | None,
-    retain_graph: bool,
-) -> Linearization:
-    """The linearization that a method needs of some losses, or of the trunk below their features.
-
-    :param engine: Any.
-    :param method: A weighting or an aggregator.
-    :param outputs: The losses.
-    :param cut: What is left of them at the features, if there are any.
-    :param retain_graph: Whether the graph can be used again.
-    """
-    count = len(engine.parameters) if treats_groups(method) else 0
-    groups = groups_of(method, count) if count else None
-    need = need_of(method, count)
-    if need in ("rows", "columns") and "jacobian" not in engine.capabilities:
-        inner = next(each for each in members_of(method, count) if need_of(each, 0) == need)
-        raise UnsupportedModelError(
-            f"{inner.name!r} needs the Jacobian, which {engine.name} never forms: "
-            f"use engine='autojac'"
-        )
-    if cut is None:
-        return engine.linearize(outputs, groups=groups, need=need, retain_graph=retain_graph)
-    return engine.linearize(
-        cut.outputs,
-        engine.parameters,
-        cotangents=cut.starts,
-        groups=groups,
-        need=need,
-        retain_graph=retain_graph,
-    )
-
-
 def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The losses as tensors that can be differentiated.
 
@@ -331,16 +299,6 @@ def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
     given = objectives(losses)
     check_differentiable(given)
     return list(given.tensors)
-
-
-def _pretended(
-    losses: Sequence[Tensor], features: Sequence[Tensor], shared: Sequence[Tensor]
-) -> Cut:
-    """What will be left of the losses at the features, before any head was differentiated."""
-    if not separating(losses, features, shared):
-        return Cut([], [], as_scalars(losses), None)
-    m = sum(loss.numel() for loss in losses)
-    return Cut([], [], features, [f.detach().expand(m, *f.shape) for f in features])
 
 
 def _complex(modules: Sequence[nn.Module]) -> str | None:
@@ -364,11 +322,15 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             if wrapper is not None:
                 return (
                     f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "
-                    f"bypass, so that ranks drift apart; use engine='distributed'"
+                    f"bypass, so that ranks drift apart: train in one process on the module "
+                    f"inside, or by 'sum' or 'mean', which need no engine and keep the wrapper"
                 )
         for name, parameter in module.named_parameters():
             if type(parameter.data).__name__ == "DTensor":
-                return f"the parameter {name!r} is sharded across ranks; use engine='distributed'"
+                return (
+                    f"the parameter {name!r} is sharded across ranks: train in one process, or by "
+                    f"'sum' or 'mean', which need no engine"
+                )
     return None
 
 

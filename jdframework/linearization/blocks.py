@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Gradients: TypeAlias = tuple[list[Tensor], list[Tensor | None]]
+"""Tensors, and one gradient for each, None where nothing depends on it."""
 
 
 def split(direction: Float[Tensor, " n"], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -26,3 +30,25 @@ def summed(gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:
         return None
     first, *rest = present
     return sum((each.to(first.device) for each in rest), start=first)
+
+
+def joined(*parts: Gradients) -> Gradients:
+    """Several updates as one.
+
+    :param parts: Of different tensors.
+    """
+    return (
+        [tensor for tensors, _ in parts for tensor in tensors],
+        [gradient for _, gradients in parts for gradient in gradients],
+    )
+
+
+def excluding(update: Gradients, tensors: Sequence[Tensor]) -> Gradients:
+    """An update without what it has for some tensors.
+
+    :param update: Of any tensors.
+    :param tensors: Those to leave out.
+    """
+    excluded = {id(tensor) for tensor in tensors}
+    pairs = [pair for pair in zip(*update, strict=True) if id(pair[0]) not in excluded]
+    return [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]

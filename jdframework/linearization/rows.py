@@ -9,7 +9,8 @@ from torch import Tensor
 
 from jdframework import linalg
 from jdframework.errors import UnsupportedModelError
-from jdframework.linearization.protocol import Gradients, Linearization
+from jdframework.linearization.blocks import Gradients
+from jdframework.linearization.protocol import Linearization
 
 
 class JacobianRows(Linearization):

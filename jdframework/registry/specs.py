@@ -211,6 +211,19 @@ def method(spec: Spec, /, *, prefer: Sequence[Kind], **config: Any) -> Any:
     return _from_name(kind, name, settings)
 
 
+def settings_of(spec: Spec, prefer: Sequence[Kind]) -> list[str]:
+    """The names of the settings that a method takes; none of an instance, or of no name.
+
+    :param spec: As for :func:`method`.
+    :param prefer: Likewise.
+    """
+    name = spec if isinstance(spec, str) else None
+    if isinstance(spec, Mapping):
+        name = str(spec.get("name"))
+    kind = next((kind for kind in prefer if name is not None and _is_offered(kind, name)), None)
+    return [] if kind is None or name is None else list(resolve(kind, name).Config.model_fields)
+
+
 def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
     """Makes a class resolvable by name in this process, without packaging: for notebooks.
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdframework.autograd.graph import without
 from jdframework.errors import UnsupportedModelError
+from jdframework.linalg.single import misfits, unshifted
 from jdframework.linearization import (
     Forecast,
     Gradients,
     Linearization,
-    OfRows,
+    RowFunction,
     split,
     summed,
 )
@@ -24,11 +25,15 @@ from jdframework.linearization import (
 from jd_plugin_autogram.forecast import foreseen
 from jd_plugin_autogram.objectives import Objectives, differentiated
 from jd_plugin_autogram.pieces import Piece, Rows, apart
+from jd_plugin_autogram.pieces.base import multiplied
 from jd_plugin_autogram.plan import Plan, planned, sketched
 from jd_plugin_autogram.routes import Routes
 
 if TYPE_CHECKING:
     from jd_plugin_autogram.engine import Autogram
+
+_SHIFT: Final = 96
+"""Brings any norm in single precision, but those that have no need, to where its square is."""
 
 
 class LayerwiseLinearization(Linearization):
@@ -59,6 +64,7 @@ class LayerwiseLinearization(Linearization):
         self._owners = {id(self.inputs[i]): g for g, own in enumerate(self.groups) for i in own}
         self._retain = retain_graph
         self._pieces: list[Piece] | None = None
+        self._shifts: dict[int, Int[Tensor, " m"]] = {}
 
     @torch.no_grad()
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
@@ -72,8 +78,12 @@ class LayerwiseLinearization(Linearization):
         unverified = self._engine.config.verify_first and (
             plan.arranged is None or not experience.is_trusted(kind)
         )
-        totals = self._totals(plan, self._retain or unverified)
-        found = [totals.get(group) for group in range(len(self.groups))]
+        totals = self._within_range(plan, self._totals(plan, self._retain or unverified))
+        permuted = self.objectives.permuted
+        found = [
+            None if (own := totals.get(group)) is None else permuted(own)
+            for group in range(len(self.groups))
+        ]
         total = summed(found)
         if unverified and total is not None and self._engine.verify_gramian(self, total):
             experience.verified(kind)
@@ -89,9 +99,10 @@ class LayerwiseLinearization(Linearization):
         }
         targets: list[Tensor] = []
         found: list[Tensor | None] = []
+        of_pieces = {group: self._unshifted(group, each) for group, each in own.items()}
         for piece in self._pieces or ():
             targets.append(piece.parameter)
-            found.append(piece.gradient(own[self._owners[id(piece.parameter)]]))
+            found.append(piece.gradient(of_pieces[self._owners[id(piece.parameter)]]))
         for left, (group, each) in zip(reversed(range(len(own))), own.items(), strict=True):
             rest = [] if self._pieces is not None else [self.inputs[i] for i in self.groups[group]]
             rest += self.outside
@@ -119,9 +130,11 @@ class LayerwiseLinearization(Linearization):
             own = [piece.rows() for piece in of.get(id(parameter), ())]
             if own:
                 rows = sum(own[1:], start=own[0])
+                shifts = self._shifts.get(self._owners[id(parameter)])
+                rows = rows if shifts is None else multiplied(rows, torch.exp2(-shifts.float()))
                 yield position, self.objectives.permuted_rows(rows).to(parameter.dtype)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """See :meth:`jdframework.linearization.Linearization.direct`; one parameter at a time."""
         if not column_wise:
             return super().direct(function, group, column_wise=False)
@@ -172,12 +185,72 @@ class LayerwiseLinearization(Linearization):
             self._add(totals, pieces)
             kept += pieces if fused else []
         self._pieces = kept if fused else None
-        return {number: objectives.permuted(total) for number, total in totals.items()}
+        return totals
+
+    def _within_range(
+        self, plan: Plan, totals: dict[int, Float[Tensor, "m m"]]
+    ) -> dict[int, Float[Tensor, "m m"]]:
+        """The Gramians; in float64 where the squares of rows leave the range of float32.
+
+        These rows are then multiplied by powers of two. What was kept of them is used once more;
+        what was too large to be kept takes its passes again.
+
+        :param totals: In the order ``i·k + a``, as :meth:`_totals` gives them.
+        :raises UnsupportedModelError: if the layers' inputs or gradients go still further apart.
+        """
+        found = {number: self._shifts_of(number, g.diagonal()) for number, g in totals.items()}
+        self._shifts = {number: own for number, own in found.items() if own is not None}
+        if not self._shifts:
+            return totals
+        if self._pieces is None:
+            shifted = self._totals(plan, retain_graph=True)
+        else:
+            shifted = {}
+            owners = self._owners
+            self._add(shifted, [p for p in self._pieces if owners[id(p.parameter)] in self._shifts])
+        for number, own in self._shifts.items():
+            lost = ~shifted[number].diagonal().isfinite() & (own > 0)
+            if bool(lost.any()):
+                raise UnsupportedModelError(
+                    "gradients are so short that single precision cannot compare them layer by "
+                    "layer: use engine='autojac', or multiply the losses by some power of two"
+                )
+            totals = totals | {number: unshifted(shifted[number], own, own)}
+        return totals
+
+    def _shifts_of(self, group: int, squares: Float[Tensor, " m"]) -> Int[Tensor, " m"] | None:
+        """By which powers of two rows are to be multiplied; None if all are in range, or zero."""
+        suspects = misfits(squares)
+        if suspects is None:
+            return None
+        zero = squares == 0
+        rows = torch.nonzero(zero).flatten()
+        if not bool((suspects & ~zero).any()) and not self._reach(group, rows):
+            return None
+        return torch.where(suspects, torch.where(squares < 1, _SHIFT, -_SHIFT), 0)
+
+    def _reach(self, group: int, rows: Int[Tensor, " r"]) -> bool:
+        """Whether some of these rows, whose squares are zero, may be other than zero."""
+        if self._pieces is not None:
+            own = [p for p in self._pieces if self._owners[id(p.parameter)] == group]
+            return any(bool(piece.reaches(rows.to(piece.parameter.device))) for piece in own)
+        weights = torch.zeros(self.objectives.m, device=rows.device)
+        weights[rows] = torch.linspace(1.0, 2.0, len(rows), device=rows.device)
+        inputs = [self.inputs[i] for i in self.groups[group]]
+        found = differentiated(self.objectives.weighted(weights), inputs, True)
+        return any(bool(each.any()) for each in found if each is not None)
+
+    def _unshifted(self, group: int, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Weights of the rows as they are kept."""
+        shifts = self._shifts.get(group)
+        return weights if shifts is None else torch.ldexp(weights.double(), -shifts)
 
     def _add(self, totals: dict[int, Tensor], pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            number, found = self._owners[id(piece.parameter)], piece.gramian()
-            total = totals.get(number)
+            number = self._owners[id(piece.parameter)]
+            if number in self._shifts:
+                piece.scale(torch.exp2(self._shifts[number].float()))
+            found, total = piece.gramian(), totals.get(number)
             totals[number] = found if total is None else total + found.to(total.device)
 
     def _pieces_of(

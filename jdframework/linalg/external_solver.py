@@ -12,7 +12,7 @@ from jdframework.errors import ConfigError, SolverError
 from jdframework.linalg.unit_problem import Array, on_positive_rows, row_normalised
 
 
-def foreign_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
+def external_nonnegative_qp(solver: str, matrix: Array, linear: Array) -> Array:
     """:func:`~jdframework.linalg.nonnegative_qp` by a solver of another library.
 
     The problem is row-normalised first; 1e-10 on the diagonal makes it definite for solvers that

@@ -8,7 +8,7 @@ import pytest
 
 from jdframework.errors import ConfigError, SolverError
 from jdframework.linalg import nonnegative_qp
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 
 from .problems import gramian
 
@@ -19,7 +19,7 @@ qpsolvers = pytest.importorskip("qpsolvers")
 def test_quadprog_reaches_the_same_objective(problem: str) -> None:
     matrix = gramian(problem, 6)
     ours = nonnegative_qp(matrix, matrix)
-    theirs = foreign_nonnegative_qp("quadprog", matrix, matrix)
+    theirs = external_nonnegative_qp("quadprog", matrix, matrix)
 
     def objective(y: Any) -> Any:
         return 0.5 * np.einsum("ik,ij,jk->k", y, matrix, y) + (matrix * y).sum(0)
@@ -30,7 +30,7 @@ def test_quadprog_reaches_the_same_objective(problem: str) -> None:
 
 def test_an_unknown_solver_is_refused_and_the_installed_ones_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        foreign_nonnegative_qp("best", np.eye(2), np.eye(2))
+        external_nonnegative_qp("best", np.eye(2), np.eye(2))
     for name in qpsolvers.available_solvers:
         assert name in str(caught.value)
     assert "'exact' is ours" in str(caught.value)
@@ -39,13 +39,13 @@ def test_an_unknown_solver_is_refused_and_the_installed_ones_are_named() -> None
 def test_without_qpsolvers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qpsolvers", None)
     with pytest.raises(ConfigError, match=r"pip install 'jdframework\[solvers\]'"):
-        foreign_nonnegative_qp("quadprog", np.eye(2), np.eye(2))
+        external_nonnegative_qp("quadprog", np.eye(2), np.eye(2))
 
 
 def test_a_solver_without_solution_is_a_solver_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qpsolvers, "solve_qp", lambda *args, **settings: None)
     with pytest.raises(SolverError) as caught:
-        foreign_nonnegative_qp("quadprog", np.eye(3), np.eye(3))
+        external_nonnegative_qp("quadprog", np.eye(3), np.eye(3))
     assert "'quadprog' found no solution: it gives none (m = 3" in str(caught.value)
     assert "try solver='exact'" in str(caught.value)
 
@@ -56,4 +56,4 @@ def test_a_solver_that_raises_is_a_solver_error(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(qpsolvers, "solve_qp", fail)
     with pytest.raises(SolverError, match="matrix G is not positive definite"):
-        foreign_nonnegative_qp("quadprog", np.eye(3), np.eye(3))
+        external_nonnegative_qp("quadprog", np.eye(3), np.eye(3))

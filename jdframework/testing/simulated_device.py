@@ -1,4 +1,4 @@
-"""A device that is pretended, on a machine that has none: what waits for it is counted.
+"""A simulated accelerator, for machines that have none: what waits for it is counted.
 
 Its tensors say that they are on ``meta``, a device that torch has everywhere, and hold their
 numbers on the CPU. As with a real one, they do not mix with the CPU's, and reading a number, or
@@ -32,15 +32,15 @@ WAITING = (
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__)
 
 
-class Pretended(Tensor):
+class SimulatedTensor(Tensor):
     """A tensor that says it is elsewhere."""
 
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Pretended:
+    def __new__(cls, held: Tensor) -> SimulatedTensor:
         """One that holds ``held``."""
-        made: Pretended = Tensor._make_wrapper_subclass(
+        made: SimulatedTensor = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -67,7 +67,7 @@ class Pretended(Tensor):
         return run(function, args, kwargs or {}, Counter())
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch's takes one more argument
-        return f"Pretended({self.held})"
+        return f"SimulatedTensor({self.held})"
 
 
 class MixedDevicesError(RuntimeError):
@@ -90,7 +90,7 @@ class Accelerator(TorchDispatchMode):
 def run(function: Any, args: Any, kwargs: dict[str, Any], waits: Counter[str]) -> Any:
     """One operation, on the device if an argument or the wanted result is there."""
     leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-    there = any(isinstance(leaf, Pretended) for leaf in leaves)
+    there = any(isinstance(leaf, SimulatedTensor) for leaf in leaves)
     wanted = kwargs.get("device")
     target = None if wanted is None else torch.device(wanted).type
     name = function.overloadpacket.__name__
@@ -108,14 +108,14 @@ def run(function: Any, args: Any, kwargs: dict[str, Any], waits: Counter[str]) -
 
 def check_same_device(name: str, leaves: list[Tensor]) -> None:
     """As torch does: only scalars may come from the host."""
-    foreign = any(not isinstance(leaf, Pretended) and leaf.ndim > 0 for leaf in leaves)
-    if foreign and name != "copy_":
+    others = any(not isinstance(leaf, SimulatedTensor) and leaf.ndim > 0 for leaf in leaves)
+    if others and name != "copy_":
         raise MixedDevicesError(f"{name}: expected all tensors to be on the same device")
 
 
 def unwrapped(leaf: Any) -> Any:
-    """What it holds, if it is pretended."""
-    return leaf.held if isinstance(leaf, Pretended) else leaf
+    """What it holds, if it is simulated."""
+    return leaf.held if isinstance(leaf, SimulatedTensor) else leaf
 
 
 def rewrapped(leaf: Any, given: list[Tensor]) -> Any:
@@ -125,9 +125,9 @@ def rewrapped(leaf: Any, given: list[Tensor]) -> Any:
     for tensor in given:
         if unwrapped(tensor) is leaf:
             return tensor
-    return Pretended(leaf)
+    return SimulatedTensor(leaf)
 
 
-def there(tensor: Tensor) -> Pretended:
+def there(tensor: Tensor) -> SimulatedTensor:
     """A copy of ``tensor`` on the device."""
-    return Pretended(tensor.detach().clone())
+    return SimulatedTensor(tensor.detach().clone())
