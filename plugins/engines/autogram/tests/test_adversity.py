@@ -552,7 +552,7 @@ class TestShared:
         engine = assert_served(model, lambda: losses(model[1]((x + model[0](constant)).tanh())))
         # Not merely by one backward pass for each objective.
         plan = engine.linearize([one(model[1](x + model[0](constant)))]).plan
-        assert not plan.around
+        assert not plan.fallback
 
     def test_layers_over_constants_that_are_multiplied(self) -> None:
         model, x, constant = (
@@ -890,7 +890,7 @@ class TestExceptions:
 
         def fail() -> None:
             with monkeypatch.context() as context:
-                context.setattr("jd_plugin_autogram.pieces.product.Product.gramian", _fail)
+                context.setattr("jd_plugin_autogram.factors.product.Product.gramian", _fail)
                 engine.backward(one(model(batch())), Ramp())
 
         self.check(engine, model, fail)
@@ -902,7 +902,7 @@ class TestExceptions:
 
         def fail() -> None:
             with monkeypatch.context() as context:
-                context.setattr("jd_plugin_autogram.pieces.product.Product.gradient", _fail)
+                context.setattr("jd_plugin_autogram.factors.product.Product.gradient", _fail)
                 engine.backward(one(model(batch())), Ramp())
 
         self.check(engine, model, fail)

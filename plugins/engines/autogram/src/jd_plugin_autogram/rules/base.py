@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import Piece, Rows
 from jd_plugin_autogram.recording import Call
 
 
@@ -86,7 +86,7 @@ class Use:
 class Rule:
     """How layers of some types contribute. Stateless; one instance serves all layers.
 
-    A rule overrides :meth:`rows`, or, where there is something cheaper, :meth:`pieces`.
+    A rule overrides :meth:`rows`, or, where there is something cheaper, :meth:`factors`.
     """
 
     layers: ClassVar[tuple[type[nn.Module], ...]]
@@ -99,19 +99,19 @@ class Rule:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        given = cls.rows is not Rule.rows or cls.pieces is not Rule.pieces
+        given = cls.rows is not Rule.rows or cls.factors is not Rule.factors
         if hasattr(cls, "layers") and not given:
-            raise TypeError(f"the Gramian rule {cls.__name__} defines neither rows nor pieces")
+            raise TypeError(f"the Gramian rule {cls.__name__} defines neither rows nor factors")
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """The rows of the Jacobian, ``[n·k, *shape]`` per wanted parameter.
 
-        Only asked of rules without :meth:`pieces` of their own.
+        Only asked of rules without :meth:`factors` of their own.
         """
         raise NotImplementedError  # a rule without either cannot be defined
 
-    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
-        """The same in the cheapest form, one piece or more per parameter.
+    def factors(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Factors]:
+        """The same in the cheapest form, one factor or more per parameter.
 
         They are the rows themselves unless the rule knows better.
         """

@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from jdframework.errors import UnsupportedModelError
 
+from jd_plugin_autogram.factors import by_objective
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import by_objective
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
@@ -64,12 +64,12 @@ def _rows(use: Use, values: _Rows) -> _Rows:
 
     if all(layout.n == 1 for layout in use.layouts if layout is not None):
         return _mapped(of_batch, [g for g in use.gradients if g is not None])
-    found = _apart(use, values)
+    found = _per_instance(use, values)
     # What instances share may be as long as the batch is this time, and a layer may mix them.
     return found if _adds_up(found, of_batch, use) else _one_by_one(of_batch, use)
 
 
-def _apart(use: Use, values: _Rows) -> _Rows:
+def _per_instance(use: Use, values: _Rows) -> _Rows:
     """The rows by running the layer on each instance alone."""
     arguments, structure = pytree.tree_flatten((use.inputs, use.kwargs))
     batched = {i: s for i, a in enumerate(arguments) if (s := _by_instance(use, a)) is not None}

@@ -1,4 +1,4 @@
-"""What every piece can do, and the plainest one."""
+"""The interface of all factors, and the rows themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STRIP: Final = 64
 """How many rows of a symmetric product are computed at once."""
 
 
-class Piece(ABC):
+class Factors(ABC):
     """The rows of the Jacobian that belong to one parameter, in whatever form is cheapest.
 
     :param parameter: The parameter.
@@ -35,7 +35,7 @@ class Piece(ABC):
         """``P`` itself."""
 
 
-class Rows(Piece):
+class Rows(Factors):
     """The rows themselves.
 
     :param parameter: The parameter.

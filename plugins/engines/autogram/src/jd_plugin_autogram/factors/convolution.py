@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.pieces.base import Piece, at_least_float32, rows_gramian, weighted_sum
-from jd_plugin_autogram.pieces.product import Product
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors.base import Factors, at_least_float32, rows_gramian, weighted_sum
+from jd_plugin_autogram.factors.product import Product
 
 _SMALL: Final = 2**24
 """Bytes of rows that are made at once where they are not to be kept."""
@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
     transposed: bool
 
 
-class Convolved(Piece):
+class Convolved(Factors):
     """The rows of a convolution's weight, by one grouped convolution for all instances.
 
     :param parameter: The weight.
