@@ -41,6 +41,11 @@ class Contribution(ABC):
         places = [_metadata(edge) for edge in self.edges]
         return sum(math.prod(place.shape) * place.dtype.itemsize for place in places)
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The layer that would be run again; None if none is."""
+        return None
+
     @abstractmethod
     def saves(self, k: int) -> bool:
         """Whether, for ``k`` losses of one instance, this is cheaper than autograd's own rows."""
@@ -73,6 +78,11 @@ class CallContribution(Contribution):
     ) -> None:
         super().__init__(list(edges.values()), wanted)
         self.call, self._positions = call, list(edges)
+
+    @property
+    def layer(self) -> nn.Module | None:
+        """The call's, if its rule runs it again."""
+        return self.call.layer if rule_for(self.call.layer).reruns else None
 
     def saves(self, k: int) -> bool:
         """What the rule says."""
@@ -107,6 +117,7 @@ class CallContribution(Contribution):
             tuple(x for _, x in known),
             call.training,
             call.nested,
+            () if call.outputs_changed else call.found,
         )
         return rule_for(call.layer).factors(use, self.wanted)
 

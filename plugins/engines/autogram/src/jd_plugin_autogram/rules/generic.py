@@ -16,7 +16,7 @@ from jdframework.errors import UnsupportedModelError
 from jd_plugin_autogram.factors import by_objective
 from jd_plugin_autogram.layout import Layout
 from jd_plugin_autogram.recording import Call
-from jd_plugin_autogram.rules.base import Rule, Use
+from jd_plugin_autogram.rules.base import NotRepeatableError, Rule, Use
 
 _Rows = dict[str, Tensor]
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -31,6 +31,7 @@ class Generic(Rule):
     """
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = ()
+    reruns: ClassVar[bool] = True
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """One vector-Jacobian product of the layer per objective."""
@@ -38,6 +39,8 @@ class Generic(Rule):
         values = {names[id(p)]: p.detach() for p in wanted}
         try:
             blocks = _rows(use, values)
+        except NotRepeatableError:
+            raise
         except RuntimeError as error:
             raise UnsupportedModelError(
                 f"the layer {type(use.layer).__name__} has no rule, and cannot be run again one "
@@ -56,7 +59,8 @@ class Generic(Rule):
 
 def _rows(use: Use, values: _Rows) -> _Rows:
     """``[n·k, *shape]`` per parameter."""
-    back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
+    outputs, back = vjp(_outputs(use, use.inputs, use.kwargs), values)[:2]
+    _check_repeated(outputs, use)
 
     def of_batch(*gradients: Tensor) -> _Rows:
         rows: _Rows = back(list(gradients))[0]
@@ -67,6 +71,25 @@ def _rows(use: Use, values: _Rows) -> _Rows:
     found = _per_instance(use, values)
     # What instances share may be as long as the batch is this time, and a layer may mix them.
     return found if _adds_up(found, of_batch, use) else _one_by_one(of_batch, use)
+
+
+def _check_repeated(outputs: Sequence[Tensor], use: Use) -> None:
+    """Refuses a layer that has state which is not seen, such as a number outside of it.
+
+    :raises NotRepeatableError: if it gives something else than in its call.
+    """
+    if not use.outputs:
+        return
+    wanted = [t for t, g in zip(use.outputs, use.gradients, strict=True) if g is not None]
+    for output, recorded in zip(outputs, wanted, strict=True):
+        low = min(output.dtype, recorded.dtype, key=lambda dtype: torch.finfo(dtype).bits)
+        expected = recorded.to(torch.promote_types(output.dtype, torch.float32))
+        error = (output.detach().to(expected.dtype) - expected).norm()
+        if bool(error > _TOLERANCE.get(low, _HALF_TOLERANCE) * expected.norm()):
+            raise NotRepeatableError(
+                f"the layer {type(use.layer).__name__} gives something else when it is run again: "
+                f"keep its state in buffers, or use engine='autojac'"
+            )
 
 
 def _per_instance(use: Use, values: _Rows) -> _Rows:
