@@ -68,8 +68,8 @@ class Autogram(Engine):
 
     :param modules: The modules whose parameters the objectives share.
     :param batch_dim: The dimension of the losses along which the instances lie, if each loss is
-        that of one instance (the only one, if they have but one); None if each depends on the whole
-        batch. In the layers' tensors, instances are found wherever they lie.
+        that of one instance (the only one, if they have but one; -1 is the last); None if each
+        depends on the whole batch. In the layers' tensors, instances are found wherever they lie.
     :param memory: What may be kept to save a second backward pass.
     :param verify_first: Whether the first, tenth, hundredth … step are checked.
     :raises UnsupportedModelError: if a module is wrapped for distributed training, or has complex
@@ -94,13 +94,6 @@ class Autogram(Engine):
         self.recorder = Recorder(_recorded_layers(self.modules))
         self.cache = ProbeCache()
         weakref.finalize(self, self.recorder.close)
-
-    @classmethod
-    def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """What every engine refuses, and a negative ``batch_dim``."""
-        if config.batch_dim is not None and config.batch_dim < 0:
-            return "batch_dim counts from the first dimension, 0"
-        return super().refusal(modules, config)
 
     def linearize(
         self,

@@ -120,7 +120,8 @@ def _per_instance(use: Use, values: _Rows) -> _Rows:
 def _adds_up(found: _Rows, of_batch: Callable[..., _Rows], use: Use) -> bool:
     """Whether a weighted sum of the rows is what the whole batch gives; or nothing is finite."""
     m = len(next(iter(found.values())))
-    u = 0.5 + torch.rand(m, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    u = 0.5 + torch.rand(m, generator=generator, dtype=torch.float32, device="cpu")
     expected = of_batch(*(gradient.sum(0) for gradient in _weighted(use, u)))
     for name, rows in found.items():
         flat = rows.reshape(m, -1)
@@ -136,7 +137,7 @@ def _one_by_one(of_batch: Callable[..., _Rows], use: Use) -> _Rows:
     layout = next(layout for layout in use.layouts if layout is not None)
     k = next(len(gradient) for gradient in use.gradients if gradient is not None)
     rows = []
-    for unit in torch.eye(layout.n):
+    for unit in torch.eye(layout.n, dtype=torch.float64, device="cpu"):
         chosen = _weighted(use, unit.repeat_interleave(k))
         rows += [of_batch(*(gradient[a] for gradient in chosen)) for a in range(k)]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -148,7 +149,11 @@ def _weighted(use: Use, weights: Tensor) -> list[Tensor]:
     for gradient, layout in zip(use.gradients, use.layouts, strict=True):
         if gradient is not None and layout is not None:
             size, after = gradient.shape[layout.dim + 1], gradient.ndim - layout.dim - 2
-            places = Layout(layout.n, 0, layout.minor).split(torch.arange(size)).flatten(1)
+            places = (
+                Layout(layout.n, 0, layout.minor)
+                .split(torch.arange(size, device=gradient.device))
+                .flatten(1)
+            )
             factors = gradient.new_empty((len(gradient), size))
             by_instance = weights.to(gradient).reshape(layout.n, -1).T
             factors[:, places] = by_instance.unsqueeze(2).expand(-1, -1, places.shape[1])
