@@ -257,7 +257,10 @@ class Engine(ABC):
         """
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
         u = torch.randn(
-            len(gramian), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            len(gramian),
+            generator=torch.Generator("cpu").manual_seed(0),
+            dtype=torch.float64,
+            device="cpu",
         )
         # No more than any one objective's, or the sum of many might overflow in half precision.
         u = (u / u.abs().sum()).to(torch.float32).to(gramian.device)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from jdframework.bases.device import initial_device
 from jdframework.bases.method import BaseMethod
 from jdframework.bases.weighting import at_least_float32, check_floating
 from jdframework.config import Config
@@ -89,7 +90,7 @@ class TrainableScalarizer(Scalarizer):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.s = nn.Parameter(torch.zeros(self.config.shape))
+        self.s = nn.Parameter(torch.zeros(self.config.shape, device=initial_device()))
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The scalar, differentiable in the losses and in ``s``.

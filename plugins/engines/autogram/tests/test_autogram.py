@@ -21,9 +21,9 @@ import jdframework as jd
 from jdframework.testing import EngineSuite
 
 from jd_plugin_autogram import Autogram
-from jd_plugin_autogram.choice import ghost_is_cheaper
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors import Product
 from jd_plugin_autogram.layout import Layout, candidates
-from jd_plugin_autogram.pieces import Product
 from jd_plugin_autogram.rules import Rule, Use, by_objective, rules
 
 from .truth import F64, Ramp, assert_served, one, reference, several
@@ -149,10 +149,10 @@ class TestProducts:
     def test_all_forms_are_the_same_gramian_tile_by_tile(
         self, k: int, n: int, length: int, swapped: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._TILE", 100)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._CHUNK", 50)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.base._STRIP", 2)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._STRIP", 2)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._TILE", 100)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._CHUNK", 50)
+        monkeypatch.setattr("jd_plugin_autogram.factors.base._STRIP", 2)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._STRIP", 2)
         weight = torch.zeros((4, 3) if swapped else (3, 4), dtype=F64)
         inputs = torch.randn(n, length, 4, dtype=F64)
         gradients = torch.randn(k, n, length, 3, dtype=F64)
@@ -246,7 +246,7 @@ def test_an_installed_distribution_adds_a_rule_for_its_own_layer(
 
 
 def test_a_rule_with_neither_rows_nor_pieces_is_refused_where_it_is_written() -> None:
-    with pytest.raises(TypeError, match="the Gramian rule Empty defines neither rows nor pieces"):
+    with pytest.raises(TypeError, match="the Gramian rule Empty defines neither rows nor factors"):
 
         class Empty(Rule):
             layers = (Scale,)

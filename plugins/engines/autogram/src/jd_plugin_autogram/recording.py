@@ -19,6 +19,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
 
+from jd_plugin_autogram.layer_state import (
+    Snapshot,
+    are_same,
+    random_states,
+    snapshot,
+    tensors_of,
+    versions,
+)
+
 _KEY: Final = "jdframework.autogram"
 _identities: Final = itertools.count()
 
@@ -38,10 +47,14 @@ class Call:
     input_edges: list[GradientEdge]
     """Where the arguments that require gradients stood in the graph."""
     repeatable: bool
-    """Whether it drew no random numbers, left the layer's buffers as they were, and used no tensors
-    but its arguments and the layer's own."""
+    """Whether it drew no random numbers, left all that the layer holds as it was, and used no
+    tensors but its arguments and the layer's own."""
     nested: bool
     """Whether one of its outputs was computed from another."""
+    found: list[Tensor] = field(default_factory=list)
+    """The outputs, detached, of a layer that is run again."""
+    held: Snapshot | None = None
+    """What the layer held after the call, if it is run again."""
     training: bool = field(init=False)
     """Whether the layer was in training mode."""
     state: dict[str, Tensor] = field(init=False)
@@ -49,26 +62,34 @@ class Call:
 
     def __post_init__(self) -> None:
         self.training = self.layer.training
-        self.state = _state(self.layer)
-        self._argument_versions = _versions(self.tensors)
-        self._state_versions = _versions(self.state.values())
+        self.state = tensors_of(self.layer)
+        self._argument_versions = versions(self.tensors)
+        self._state_versions = versions(self.state.values())
+        self._output_versions = versions(self.found)
 
     @property
     def arguments_changed(self) -> bool:
         """Whether an argument was changed in place since the call."""
-        return self._argument_versions != _versions(self.tensors)
+        return self._argument_versions != versions(self.tensors)
+
+    @property
+    def outputs_changed(self) -> bool:
+        """Whether an output was changed in place since the call."""
+        return self._output_versions != versions(self.found)
 
     @property
     def state_changed(self) -> bool:
         """Whether the layer has, since the call, got other parameters or buffers or values."""
-        now = _state(self.layer)
+        if self.held is not None and not self.held.is_same_as(snapshot(self.layer)):
+            return True
+        now = tensors_of(self.layer)
         same = now.keys() == self.state.keys() and all(now[k] is t for k, t in self.state.items())
-        return not same or self._state_versions != _versions(now.values())
+        return not same or self._state_versions != versions(now.values())
 
     @property
     def parameters_replaced(self) -> bool:
         """Whether the call used other parameters than those that the layer has now."""
-        now = _state(self.layer)
+        now = tensors_of(self.layer)
         return any(
             tensor is not now.get(name)
             for name, tensor in self.state.items()
@@ -86,6 +107,7 @@ class Recorder:
     def __init__(self, layers: Mapping[nn.Module, bool]) -> None:
         self._identity = next(_identities)
         self._before: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+        self._unrepeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._watched = {id(layer) for layer, watched in layers.items() if watched}
         after, before = _After(self), _Before(self)
         self._handles: list[Any] = []
@@ -96,11 +118,19 @@ class Recorder:
             handle = layer.register_forward_hook(after, with_kwargs=True, prepend=True)
             self._handles.append(handle)
 
+    def distrust(self, layer: nn.Module | None) -> None:
+        """From now on, the layer's calls are taken for such that cannot be repeated.
+
+        :param layer: One that gave something else when it was run again.
+        """
+        if layer is not None:
+            self._unrepeatable.add(layer)
+
     def watch(self, layer: nn.Module) -> None:
         """Remembers what a repeatable call leaves as it is."""
         self._watched.add(id(layer))  # a copy's layers make themselves known
-        if torch.is_grad_enabled():
-            self._before[layer] = _surroundings(layer)
+        if torch.is_grad_enabled() and layer not in self._unrepeatable:
+            self._before[layer] = snapshot(layer), random_states()
 
     def record(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -117,12 +147,16 @@ class Recorder:
         edges = [get_gradient_edge(tensor) for tensor in given if tensor.requires_grad]
         made = {i: get_gradient_edge(t) for i, t in enumerate(outputs) if t.requires_grad}
         repeatable, nested = True, False
+        rerun: list[Tensor] = []
+        after: Snapshot | None = None
         if id(layer) in self._watched or len(made) > 1:
             inside = _Inside(edges, made.values())
             nested = inside.is_nested
             if id(layer) in self._watched:
                 own = {id(parameter) for parameter in layer.parameters()}
-                repeatable = inside.leaves <= own and _is_same(before, _surroundings(layer))
+                after = None if before is None else snapshot(layer)
+                rerun = [tensor.detach() for tensor in outputs]
+                repeatable = inside.leaves <= own and _is_as_before(before, after)
         call = Call(
             layer,
             detached,
@@ -132,6 +166,8 @@ class Recorder:
             edges,
             repeatable,
             nested,
+            rerun,
+            after,
         )
         for position, edge in made.items():
             places = _metadata(edge.node).setdefault(_KEY, {})
@@ -197,19 +233,8 @@ def _are_tensors(things: Any) -> bool:
     return type(things) is tuple and all(isinstance(thing, Tensor) for thing in things)
 
 
-def _state(layer: nn.Module) -> dict[str, Tensor]:
-    if layer._modules:
-        return dict(itertools.chain(layer.named_parameters(), layer.named_buffers()))
-    own = itertools.chain(layer._parameters.items(), layer._buffers.items())
-    return {name: tensor for name, tensor in own if tensor is not None}
-
-
-def _versions(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor._version for tensor in tensors]
-
-
 def _is_inert(layer: nn.Module) -> bool:
-    return not any(tensor.requires_grad for tensor in _state(layer).values())
+    return not any(tensor.requires_grad for tensor in tensors_of(layer).values())
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -217,18 +242,11 @@ def _is_transformed(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def _surroundings(layer: nn.Module) -> tuple[list[int], list[Tensor]]:
-    """The versions of the layer's state, and the states of the random generators."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states += torch.cuda.get_rng_state_all()
-    return _versions(_state(layer).values()), states
-
-
-def _is_same(before: tuple[list[int], list[Tensor]] | None, after: Any) -> bool:
-    if before is None or before[0] != after[0] or len(before[1]) != len(after[1]):
+def _is_as_before(before: tuple[Snapshot, list[Any]] | None, after: Snapshot | None) -> bool:
+    """Whether a call has changed nothing that its layer holds, nor drawn random numbers."""
+    if before is None or after is None or not before[0].is_same_as(after):
         return False
-    return all(map(torch.equal, before[1], after[1]))
+    return are_same(before[1], random_states())
 
 
 class _Inside:

@@ -1,4 +1,4 @@
-"""One parameter that is used several times: all pairs of its uses count."""
+"""Combining the factors of a parameter that is used several times."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from jdframework.linalg.products import products
 
-from jd_plugin_autogram.pieces.base import Piece, Rows, at_least_float32
-from jd_plugin_autogram.pieces.placed import Placed
-from jd_plugin_autogram.pieces.product import Product
-from jd_plugin_autogram.pieces.tokens import TokenRows
+from jd_plugin_autogram.factors.base import Factors, Rows, at_least_float32
+from jd_plugin_autogram.factors.product import Product
+from jd_plugin_autogram.factors.slices import SliceFactors
+from jd_plugin_autogram.factors.tokens import TokenRows
 
 
-class Tied(Piece):
+class Tied(Factors):
     """A table that embeds tokens and multiplies, too, as a language model's output head does.
 
-    :param product: The head's piece.
+    :param product: The head's factors.
     :param looked_up: The embedding's.
     """
 
@@ -52,45 +52,45 @@ class Tied(Piece):
         return self._product.reaches(rows) | self._looked_up.reaches(rows)
 
 
-def apart(pieces: Sequence[Piece]) -> list[Piece]:
-    """Pieces of one parameter that have no rows in common, from all of its pieces.
+def combined(factors: Sequence[Factors]) -> list[Factors]:
+    """Factors of one parameter that have no rows in common, from all of its factors.
 
     Different parts of a parameter never overlap here, but a part and the whole do.
     """
-    by_place: dict[int | None, list[Piece]] = {}
-    for piece in pieces:
-        place = piece.start if isinstance(piece, Placed) else None
-        by_place.setdefault(place, []).append(piece)
+    by_place: dict[int | None, list[Factors]] = {}
+    for factor in factors:
+        place = factor.start if isinstance(factor, SliceFactors) else None
+        by_place.setdefault(place, []).append(factor)
     if None in by_place and len(by_place) > 1:
-        return [_added(pieces)]
+        return [_added(factors)]
     return [_joined(several) for several in by_place.values()]
 
 
-def _joined(pieces: Sequence[Piece]) -> Piece:
-    """One piece of several on one parameter, or on the same part of one."""
-    first = pieces[0]
-    if len(pieces) == 1:
+def _joined(factors: Sequence[Factors]) -> Factors:
+    """One for several on one parameter, or on the same part of one."""
+    first = factors[0]
+    if len(factors) == 1:
         return first
-    if isinstance(first, Placed):
-        parts = [piece.part for piece in pieces if isinstance(piece, Placed)]
-        return Placed(first.parameter, _joined(parts), first.start)
-    products = [p for p in pieces if isinstance(p, Product) and p.swapped is False]
-    looked_up = [p for p in pieces if isinstance(p, TokenRows)]
-    if len(products) == len(pieces):
+    if isinstance(first, SliceFactors):
+        parts = [factor.part for factor in factors if isinstance(factor, SliceFactors)]
+        return SliceFactors(first.parameter, _joined(parts), first.start)
+    products = [p for p in factors if isinstance(p, Product) and p.swapped is False]
+    looked_up = [p for p in factors if isinstance(p, TokenRows)]
+    if len(products) == len(factors):
         return _longer(products)
-    if len(looked_up) == len(pieces):
+    if len(looked_up) == len(factors):
         return _merged(looked_up)
-    if len(products) + len(looked_up) == len(pieces):
+    if len(products) + len(looked_up) == len(factors):
         return Tied(_longer(products), _merged(looked_up))
-    return _added(pieces)
+    return _added(factors)
 
 
-def _added(pieces: Sequence[Piece]) -> Rows:
+def _added(factors: Sequence[Factors]) -> Rows:
     """The sum of the rows."""
-    total = pieces[0].rows()
-    for piece in pieces[1:]:
-        total = total + piece.rows()
-    return Rows(pieces[0].parameter, total)
+    total = factors[0].rows()
+    for factor in factors[1:]:
+        total = total + factor.rows()
+    return Rows(factors[0].parameter, total)
 
 
 def _longer(products: Sequence[Product]) -> Product:
@@ -107,6 +107,6 @@ def _merged(several: Sequence[TokenRows]) -> TokenRows:
     if len(several) == 1:
         return several[0]
     tokens, places = torch.unique(torch.cat([p.tokens for p in several]), return_inverse=True)
-    blocks = torch.cat([piece.block for piece in several], dim=1)
+    blocks = torch.cat([factor.block for factor in several], dim=1)
     merged = blocks.new_zeros((len(blocks), len(tokens), blocks.shape[2]))
     return TokenRows(several[0].parameter, tokens, merged.index_add_(1, places, blocks))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jd_plugin_autogram.pieces.base import Piece, multiplied, rows_gramian, weighted_sum
+from jd_plugin_autogram.factors.base import Factors, multiplied, rows_gramian, weighted_sum
 
 
-class TokenRows(Piece):
+class TokenRows(Factors):
     """The rows of a table, restricted to the ``U`` tokens that occur.
 
     :param parameter: The table ``[V, d]``.

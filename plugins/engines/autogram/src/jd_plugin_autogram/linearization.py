@@ -1,4 +1,4 @@
-"""One step: the Gramian from what the plan says, and the update from what was kept of it."""
+"""What autogram gives: the Gramian layer by layer, and the update from what was kept of it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from jdframework.linearization import (
     summed,
 )
 
-from jd_plugin_autogram.forecast import foreseen
+from jd_plugin_autogram.dependencies import Dependencies
+from jd_plugin_autogram.factors import Factors, Rows, combined
+from jd_plugin_autogram.factors.base import multiplied
+from jd_plugin_autogram.forecast import forecast_of
 from jd_plugin_autogram.objectives import Objectives, differentiated
-from jd_plugin_autogram.pieces import Piece, Rows, apart
-from jd_plugin_autogram.pieces.base import multiplied
-from jd_plugin_autogram.plan import Plan, planned, sketched
-from jd_plugin_autogram.routes import Routes
+from jd_plugin_autogram.plan import Plan, make_plan, sketch_plan
+from jd_plugin_autogram.rules import NotRepeatableError
 
 if TYPE_CHECKING:
     from jd_plugin_autogram.engine import Autogram
@@ -36,12 +37,12 @@ _SHIFT: Final = 96
 """Brings any norm in single precision, but those that have no need, to where its square is."""
 
 
-class LayerwiseLinearization(Linearization):
+class AutogramLinearization(Linearization):
     """What each layer's inputs, and the gradients of its outputs, tell of the Jacobian.
 
     :param engine: What knows the layers.
     :param objectives: What is differentiated.
-    :param routes: What they depend on.
+    :param dependencies: What they depend on.
     :param groups: Positions of parameters that have a Gramian of their own; one of all when None.
     :param outside: Whether other leaves get their share of the update.
     :param retain_graph: Whether the graph can be used again.
@@ -51,19 +52,19 @@ class LayerwiseLinearization(Linearization):
         self,
         engine: Autogram,
         objectives: Objectives,
-        routes: Routes,
+        dependencies: Dependencies,
         groups: Sequence[Sequence[int]] | None,
         outside: bool,
         retain_graph: bool,
     ) -> None:
-        self._engine, self.objectives, self.routes = engine, objectives, routes
+        self._engine, self.objectives, self.dependencies = engine, objectives, dependencies
         self._parameters = engine.parameters
         self.inputs: Sequence[Tensor] = self._parameters
         self.groups = [range(len(self.inputs))] if groups is None else groups
-        self.outside = without(routes.leaves, self.inputs) if outside else []
+        self.outside = without(dependencies.leaves, self.inputs) if outside else []
         self._owners = {id(self.inputs[i]): g for g, own in enumerate(self.groups) for i in own}
         self._retain = retain_graph
-        self._pieces: list[Piece] | None = None
+        self._factors: list[Factors] | None = None
         self._shifts: dict[int, Int[Tensor, " m"]] = {}
 
     @torch.no_grad()
@@ -72,11 +73,11 @@ class LayerwiseLinearization(Linearization):
 
         :raises UnsupportedModelError: if they fail an identity that they are checked by.
         """
-        experience, plan = self._engine.experience, self.plan
-        kind = self.routes.kind, plan.arranged
+        cache, plan = self._engine.cache, self.plan
+        kind = self.dependencies.kind, plan.axis_key
         # Every time, where what is seen of one batch's instances is not true of the next's.
         unverified = self._engine.config.verify_first and (
-            plan.arranged is None or not experience.is_trusted(kind)
+            plan.axis_key is None or not cache.is_trusted(kind)
         )
         totals = self._within_range(plan, self._totals(plan, self._retain or unverified))
         permuted = self.objectives.permuted
@@ -86,12 +87,12 @@ class LayerwiseLinearization(Linearization):
         ]
         total = summed(found)
         if unverified and total is not None and self._engine.verify_gramian(self, total):
-            experience.verified(kind)
+            cache.verified(kind)
         return found
 
     @torch.no_grad()
     def vjp(self, weights: Sequence[Float[Tensor, " m"] | None]) -> Gradients:
-        """``Jᵀw``: without a pass, where the pieces are kept."""
+        """``Jᵀw``: without a pass, where the factors are kept."""
         own = {
             group: self.objectives.in_order(each)
             for group, each in enumerate(weights)
@@ -99,35 +100,35 @@ class LayerwiseLinearization(Linearization):
         }
         targets: list[Tensor] = []
         found: list[Tensor | None] = []
-        of_pieces = {group: self._unshifted(group, each) for group, each in own.items()}
-        for piece in self._pieces or ():
-            targets.append(piece.parameter)
-            found.append(piece.gradient(of_pieces[self._owners[id(piece.parameter)]]))
+        of_factors = {group: self._unshifted(group, each) for group, each in own.items()}
+        for factor in self._factors or ():
+            targets.append(factor.parameter)
+            found.append(factor.gradient(of_factors[self._owners[id(factor.parameter)]]))
         for left, (group, each) in zip(reversed(range(len(own))), own.items(), strict=True):
-            rest = [] if self._pieces is not None else [self.inputs[i] for i in self.groups[group]]
+            rest = [] if self._factors is not None else [self.inputs[i] for i in self.groups[group]]
             rest += self.outside
             start = self.objectives.weighted(each)
             found += differentiated(start, rest, self._retain or left > 0)
             targets += rest
         if not self._retain:
-            self._engine.recorder.forget(self.routes.nodes)
+            self._engine.recorder.forget(self.dependencies.nodes)
         return targets, found
 
     @torch.no_grad()
     def blocks(self) -> Iterator[tuple[int, Float[Tensor, "m *shape"]]]:
         """See :meth:`jdframework.linearization.Linearization.blocks`; after ``gramians``.
 
-        :raises UnsupportedModelError: if the layers' pieces were too large to keep.
+        :raises UnsupportedModelError: if the layers' factors were too large to keep.
         """
-        if self._pieces is None:
+        if self._factors is None:
             raise UnsupportedModelError(
                 "autogram has kept no rows, as they would not fit: use engine='chunked'"
             )
-        of: dict[int, list[Piece]] = {}
-        for piece in self._pieces:
-            of.setdefault(id(piece.parameter), []).append(piece)
+        of: dict[int, list[Factors]] = {}
+        for factor in self._factors:
+            of.setdefault(id(factor.parameter), []).append(factor)
         for position, parameter in enumerate(self.inputs):
-            own = [piece.rows() for piece in of.get(id(parameter), ())]
+            own = [factor.rows() for factor in of.get(id(parameter), ())]
             if own:
                 rows = sum(own[1:], start=own[0])
                 shifts = self._shifts.get(self._owners[id(parameter)])
@@ -150,41 +151,42 @@ class LayerwiseLinearization(Linearization):
 
     def forecast(self) -> Forecast:
         """See :meth:`jdframework.linearization.Linearization.forecast`."""
-        plan = sketched(self.objectives, self.routes, self._parameters)
-        return foreseen(self.objectives, plan, self._size)
+        plan = sketch_plan(self.objectives, self.dependencies, self._parameters)
+        return forecast_of(self.objectives, plan, self._size)
 
     def close(self) -> None:
-        """Lets go of the pieces."""
-        self._pieces = None
+        """Lets go of the factors."""
+        self._factors = None
 
     @cached_property
     def plan(self) -> Plan:
         """What is done layer by layer; the first look on a kind of graph takes a pass or two."""
-        return planned(self.objectives, self.routes, self._parameters, self._engine.experience)
+        return make_plan(self.objectives, self.dependencies, self._parameters, self._engine.cache)
 
     @property
     def _size(self) -> int:
-        return self._engine.memory_for(self.routes, self.objectives.outputs[0].device)
+        return self._engine.memory_for(self.dependencies, self.objectives.outputs[0].device)
 
     def _totals(self, plan: Plan, retain_graph: bool) -> dict[int, Float[Tensor, "m m"]]:
         """The Gramian of each group that the losses depend on; keeps what gives the update."""
         objectives = self.objectives
         groups = plan.groups(objectives.k, self._size)
         fused = len(groups) == 1
-        last = not retain_graph and fused and not self.outside
+        reruns = any(contribution.layer is not None for contribution in plan.contributions)
+        last = not (retain_graph or self.outside or reruns) and fused
         totals: dict[int, Tensor] = {}
-        kept: list[Piece] = []
+        kept: list[Factors] = []
         together = objectives.n == 1
-        if plan.around and not together:
-            rows = objectives.of_parameters(plan.around, not last or bool(plan.visits))
-            kept = _as_rows(plan.around, rows)
+        if plan.fallback and not together:
+            rows = objectives.of_parameters(plan.fallback, not last or bool(plan.contributions))
+            kept = _as_rows(plan.fallback, rows)
             self._add(totals, kept)
         for number, group in enumerate(groups):
-            aside = plan.around if together and number == 0 else []
-            pieces = self._pieces_of(plan, group, aside, retain_graph=not last)
-            self._add(totals, pieces)
-            kept += pieces if fused else []
-        self._pieces = kept if fused else None
+            fallback = plan.fallback if together and number == 0 else []
+            factors = self._factors_of(plan, group, fallback, retain_graph=not last)
+            self._add(totals, factors)
+            kept += factors if fused else []
+        self._factors = kept if fused else None
         return totals
 
     def _within_range(
@@ -202,12 +204,14 @@ class LayerwiseLinearization(Linearization):
         self._shifts = {number: own for number, own in found.items() if own is not None}
         if not self._shifts:
             return totals
-        if self._pieces is None:
+        if self._factors is None:
             shifted = self._totals(plan, retain_graph=True)
         else:
             shifted = {}
             owners = self._owners
-            self._add(shifted, [p for p in self._pieces if owners[id(p.parameter)] in self._shifts])
+            self._add(
+                shifted, [p for p in self._factors if owners[id(p.parameter)] in self._shifts]
+            )
         for number, own in self._shifts.items():
             lost = ~shifted[number].diagonal().isfinite() & (own > 0)
             if bool(lost.any()):
@@ -231,9 +235,9 @@ class LayerwiseLinearization(Linearization):
 
     def _reach(self, group: int, rows: Int[Tensor, " r"]) -> bool:
         """Whether some of these rows, whose squares are zero, may be other than zero."""
-        if self._pieces is not None:
-            own = [p for p in self._pieces if self._owners[id(p.parameter)] == group]
-            return any(bool(piece.reaches(rows.to(piece.parameter.device))) for piece in own)
+        if self._factors is not None:
+            own = [p for p in self._factors if self._owners[id(p.parameter)] == group]
+            return any(bool(factor.reaches(rows.to(factor.parameter.device))) for factor in own)
         weights = torch.zeros(self.objectives.m, device=rows.device)
         weights[rows] = torch.linspace(1.0, 2.0, len(rows), device=rows.device)
         inputs = [self.inputs[i] for i in self.groups[group]]
@@ -245,43 +249,57 @@ class LayerwiseLinearization(Linearization):
         shifts = self._shifts.get(group)
         return weights if shifts is None else torch.ldexp(weights.double(), -shifts)
 
-    def _add(self, totals: dict[int, Tensor], pieces: Sequence[Piece]) -> None:
-        for piece in pieces:
-            number = self._owners[id(piece.parameter)]
+    def _add(self, totals: dict[int, Tensor], factors: Sequence[Factors]) -> None:
+        for factor in factors:
+            number = self._owners[id(factor.parameter)]
             if number in self._shifts:
-                piece.scale(torch.exp2(self._shifts[number].float()))
-            found, total = piece.gramian(), totals.get(number)
+                factor.scale(torch.exp2(self._shifts[number].float()))
+            found, total = factor.gramian(), totals.get(number)
             totals[number] = found if total is None else total + found.to(total.device)
 
-    def _pieces_of(
+    def _factors_of(
         self,
         plan: Plan,
         group: Sequence[int],
-        aside: Sequence[nn.Parameter],
+        fallback: Sequence[nn.Parameter],
         *,
         retain_graph: bool,
-    ) -> list[Piece]:
-        """One per parameter, or part of one, that the visits of a group use, and per other one.
+    ) -> list[Factors]:
+        """The factors of every parameter that a group of contributions uses, and of the fallback.
 
         :param plan: What is done layer by layer.
-        :param group: The visits' numbers.
-        :param aside: Parameters whose rows are found on the same passes.
+        :param group: The contributions' numbers.
+        :param fallback: Parameters whose rows are found on the same passes.
         :param retain_graph: Whether the graph is needed for something else.
         """
         objectives = self.objectives
-        visits = [plan.visits[i] for i in group]
-        edges = [edge for visit in visits for edge in visit.edges]
-        found, rows = objectives.of_outputs(edges, retain_graph, aside)
-        by_parameter: dict[int, list[Piece]] = {}
-        for number, visit in zip(group, visits, strict=True):
-            own = [found.pop(0) for _ in visit.edges]
+        contributions = [plan.contributions[i] for i in group]
+        edges = [edge for contribution in contributions for edge in contribution.edges]
+        found, rows = objectives.of_outputs(edges, retain_graph, fallback)
+        by_parameter: dict[int, list[Factors]] = {}
+        lost: dict[int, nn.Parameter] = {}
+        for number, contribution in zip(group, contributions, strict=True):
+            own = [found.pop(0) for _ in contribution.edges]
             if all(gradient is None for gradient in own):
                 continue
-            for piece in visit.pieces(own, plan.layouts[number]):
-                by_parameter.setdefault(id(piece.parameter), []).append(piece)
-        pieces = [piece for several in by_parameter.values() for piece in apart(several)]
-        return [*pieces, *_as_rows(aside, rows)]
+            try:
+                found_here = contribution.factors(own, plan.layouts[number])
+            except NotRepeatableError:
+                lost |= {id(p): p for p in contribution.wanted}
+                self._engine.recorder.distrust(contribution.layer)
+                continue
+            for factor in found_here:
+                by_parameter.setdefault(id(factor.parameter), []).append(factor)
+        for parameter in lost.values():
+            by_parameter.pop(id(parameter), None)
+        if lost:
+            # The graph is still there, where a layer is run again.
+            again = [*lost.values()]
+            rows = [*rows, *objectives.of_parameters(again, retain_graph=True)]
+            fallback = [*fallback, *again]
+        factors = [factor for several in by_parameter.values() for factor in combined(several)]
+        return [*factors, *_as_rows(fallback, rows)]
 
 
-def _as_rows(parameters: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Piece]:
+def _as_rows(parameters: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Factors]:
     return [Rows(p, block) for p, block in zip(parameters, rows, strict=True)]

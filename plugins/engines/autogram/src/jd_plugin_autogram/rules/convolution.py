@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jd_plugin_autogram.pieces import Piece, Product, Rows, by_objective
-from jd_plugin_autogram.pieces.convolution import Convolved, Geometry
+from jd_plugin_autogram.factors import Factors, Product, Rows, by_objective
+from jd_plugin_autogram.factors.convolution import Convolved, Geometry
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
@@ -27,7 +27,7 @@ class Convolution(Rule):
     )
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
+    def factors(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Factors]:
         """A convolution of the inputs with the gradients; a product where the kernel is 1."""
         return [
             self._of_weight(p, use) if p is use.layer.weight else Rows(p, _bias_rows(use))
@@ -41,7 +41,7 @@ class Convolution(Rule):
         asks_for_size = len(call.args) > 1 or call.kwargs.get("output_size") is not None
         return given.ndim == len(layer.kernel_size) + 2 and not asks_for_size
 
-    def _of_weight(self, weight: nn.Parameter, use: Use) -> Piece:
+    def _of_weight(self, weight: nn.Parameter, use: Use) -> Factors:
         layer = use.layer
         if _is_pointwise(layer):
             gradients = _pixels(use.gradient, use, 1)

@@ -1,4 +1,4 @@
-"""What every piece can do, and the plainest one."""
+"""The interface of all factors, and the rows themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STRIP: Final = 64
 """How many rows of a symmetric product are computed at once."""
 
 
-class Piece(ABC):
+class Factors(ABC):
     """The rows of the Jacobian that belong to one parameter, in whatever form is cheapest.
 
     :param parameter: The parameter.
@@ -49,7 +49,7 @@ class Piece(ABC):
         """Whether some of these rows may be other than zero, without making them."""
 
 
-class Rows(Piece):
+class Rows(Factors):
     """The rows themselves.
 
     :param parameter: The parameter.

@@ -1,4 +1,8 @@
-"""Operations that choose places by the data, of which one batch tells nothing about the next."""
+"""Whether the batch axis of each tensor can be remembered, as seen on the graph.
+
+Some operations choose places by the data: of where instances lie, one batch tells nothing about
+the next.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ _MULTIPLYING: Final = {
 over neighbours."""
 
 
-def arrangement(nodes: Iterable[Node], n: int) -> Hashable | None:
+def batch_axis_key(nodes: Iterable[Node], n: int) -> Hashable | None:
     """What two batches have in common whose instances lie at the same places.
 
     :param nodes: Those of the graph.

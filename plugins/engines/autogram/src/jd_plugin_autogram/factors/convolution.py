@@ -12,15 +12,15 @@ from torch.nn import functional
 
 from jdframework.linalg.products import products
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.pieces.base import (
-    Piece,
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors.base import (
+    Factors,
     at_least_float32,
     multiplied,
     rows_gramian,
     weighted_sum,
 )
-from jd_plugin_autogram.pieces.product import Product, scaled_gradients
+from jd_plugin_autogram.factors.product import Product, scaled_gradients
 
 _SMALL: Final = 2**24
 """Bytes of rows that are made at once where they are not to be kept."""
@@ -46,7 +46,7 @@ class Geometry(NamedTuple):
     transposed: bool
 
 
-class Convolved(Piece):
+class Convolved(Factors):
     """The rows of a convolution's weight, by one grouped convolution for all instances.
 
     :param parameter: The weight.

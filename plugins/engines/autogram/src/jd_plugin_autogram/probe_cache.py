@@ -1,4 +1,4 @@
-"""What the first step on each kind of graph has shown."""
+"""A cache of what was found out about each kind of graph."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _KINDS: Final = 64
 """How many kinds of graphs are remembered."""
 
 
-class Experience:
-    """What the first step on a graph of some kind has shown."""
+class ProbeCache:
+    """A cache of layouts, of checks that held, and of memory sizes, by kind of graph."""
 
     def __init__(self) -> None:
         self._places: dict[Hashable, list[Place]] = {}
         self._trusted: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, int] = {}
 
-    def __reduce__(self) -> tuple[type[Experience], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
         """A copy has seen nothing."""
         return type(self), ()
 

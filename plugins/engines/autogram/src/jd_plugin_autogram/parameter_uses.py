@@ -1,4 +1,4 @@
-"""Parameters that are used without calling their layer: found on the graph, node by node.
+"""Uses of a parameter outside of its layer's call, found on the graph node by node.
 
 ``F.linear(x, layer.weight)``, an attention's projections, a position embedding that is added: what
 is needed of each is the gradient of the node's output, and what the node itself saved.
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors import Factors, Product, Rows, SliceFactors, by_objective
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import Piece, Placed, Product, Rows, by_objective
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class BareUse:
-    """A node that uses a part of a parameter in a way that is understood."""
+class ParameterUse:
+    """A node of the graph that uses a part of a parameter in a known way."""
 
     edge: GradientEdge
     """The node's output."""
     part: Part
     dims: tuple[int, ...]
     """Along which dimensions of the output instances may lie."""
-    piece: Callable[[Tensor, Tensor, Layout], Piece]
+    make: Callable[[Tensor, Tensor, Layout], Factors]
     """Given the part, its output's gradient ``[k, *shape]``, and its layout."""
 
     inputs: int | None = None
@@ -67,19 +67,19 @@ class BareUse:
         length, outputs = self.edge.node._input_metadata[0].shape
         return ghost_is_cheaper(k, 1, length, self.inputs, outputs)
 
-    def share(self, gradient: Tensor, layout: Layout) -> Piece:
+    def share(self, gradient: Tensor, layout: Layout) -> Factors:
         """What the use contributes.
 
         :param gradient: ``[k, *shape]``.
         :param layout: Where the instances lie in it.
         """
         if self.part.is_whole:
-            return self.piece(self.part.parameter, gradient, layout)
-        found = self.piece(self.part.tensor, gradient, layout)
-        return Placed(self.part.parameter, found, self.part.start)
+            return self.make(self.part.parameter, gradient, layout)
+        found = self.make(self.part.tensor, gradient, layout)
+        return SliceFactors(self.part.parameter, found, self.part.start)
 
 
-def bare_uses(node: Node) -> dict[int, BareUse]:
+def parameter_uses(node: Node) -> dict[int, ParameterUse]:
     """The inputs of a node that are parameters, and how it uses them.
 
     :param node: Any node.
@@ -90,7 +90,7 @@ def bare_uses(node: Node) -> dict[int, BareUse]:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Broadcast:
     """A node that adds a tensor to something larger, all of whose instances share it."""
 
     edge: GradientEdge
@@ -106,10 +106,10 @@ class Spread:
         :param gradient: That of the node's output, ``[k, *output.shape]``.
         :param layout: Where the instances lie in it.
         """
-        return _unspread(self.shape, gradient, layout)
+        return _sum_over_broadcast(self.shape, gradient, layout)
 
 
-def spreads(node: Node) -> dict[int, Spread]:
+def broadcasts(node: Node) -> dict[int, Broadcast]:
     """The inputs that a node adds to something larger, by their position."""
     if node.name() not in {"AddBackward0", "ExpandBackward0"}:
         return {}
@@ -122,25 +122,25 @@ def spreads(node: Node) -> dict[int, Spread]:
             own = tuple(child._input_metadata[output].shape)
             dims = _broadcast(own, shape)
             if any(shape[d] > 1 for d in dims):
-                found[position] = Spread(GradientEdge(node, 0), dims, own)
+                found[position] = Broadcast(GradientEdge(node, 0), dims, own)
     return found
 
 
-def _addmm(node: Any) -> dict[int, BareUse]:
+def _addmm(node: Any) -> dict[int, ParameterUse]:
     if node._saved_alpha != 1 or node._saved_beta != 1:
         return {}
     return _added(node, (0,)) | _multiplied(node, 2, "_saved_mat1")
 
 
-def _mm(node: Any) -> dict[int, BareUse]:
+def _mm(node: Any) -> dict[int, ParameterUse]:
     return _multiplied(node, 1, "_saved_self")
 
 
-def _add(node: Any) -> dict[int, BareUse]:
+def _add(node: Any) -> dict[int, ParameterUse]:
     return _added(node, (0, 1) if node._saved_alpha == 1 else (0,))
 
 
-def _multiplied(node: Any, position: int, saved: str) -> dict[int, BareUse]:
+def _multiplied(node: Any, position: int, saved: str) -> dict[int, ParameterUse]:
     part = _part(node.next_functions[position])
     if part is None or part.parameter.ndim != 2:
         return {}
@@ -148,62 +148,64 @@ def _multiplied(node: Any, position: int, saved: str) -> dict[int, BareUse]:
     if inputs.layout is not torch.strided:
         return {}
 
-    def piece(target: Tensor, gradient: Tensor, layout: Layout) -> Piece:
+    def make(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
         a, b = layout.split(inputs), layout.split(gradient, 1)
         a, b = a.reshape(len(a), -1, a.shape[-1]), b.reshape(*b.shape[:2], -1, b.shape[-1])
         return Product(target, a.to(b.dtype), b, swapped=not part.transposed)
 
-    return {position: BareUse(GradientEdge(node, 0), part, (0,), piece, inputs.shape[1])}
+    return {position: ParameterUse(GradientEdge(node, 0), part, (0,), make, inputs.shape[1])}
 
 
-def _added(node: Node, positions: Iterable[int]) -> dict[int, BareUse]:
+def _added(node: Node, positions: Iterable[int]) -> dict[int, ParameterUse]:
     shape = tuple(node._input_metadata[0].shape)
     found = {}
     for position in positions:
         part = _part(node.next_functions[position])
         if part is not None and not part.transposed:
             dims = _broadcast(tuple(part.tensor.shape), shape)
-            found[position] = BareUse(GradientEdge(node, 0), part, dims, _summed)
+            found[position] = ParameterUse(GradientEdge(node, 0), part, dims, _summed)
     return found
 
 
-def _spread(node: Any) -> dict[int, BareUse]:
+def _expanded(node: Any) -> dict[int, ParameterUse]:
     return _added(node, (0,))
 
 
-def _repeated(node: Any) -> dict[int, BareUse]:
+def _repeated(node: Any) -> dict[int, ParameterUse]:
     sizes = [1] * len(node._saved_repeats)
     sizes[len(sizes) - len(node._saved_self_sym_sizes) :] = node._saved_self_sym_sizes
     tiled = any(size > 1 and r > 1 for size, r in zip(sizes, node._saved_repeats, strict=True))
     return {} if tiled else _added(node, (0,))
 
 
-def _scaled(node: Any) -> dict[int, BareUse]:
+def _scaled(node: Any) -> dict[int, ParameterUse]:
     shape = tuple(node._input_metadata[0].shape)
     found = {}
     for position, saved in ((0, "_saved_other"), (1, "_saved_self")):
         part = _part(node.next_functions[position])
         if part is None or part.transposed:
             continue
-        factor = getattr(node, saved)
-        if isinstance(factor, Tensor):
+        scale = getattr(node, saved)
+        if isinstance(scale, Tensor):
             dims = _broadcast(tuple(part.tensor.shape), shape)
-            found[position] = BareUse(GradientEdge(node, 0), part, dims, _scaler(factor.detach()))
+            found[position] = ParameterUse(
+                GradientEdge(node, 0), part, dims, _scaler(scale.detach())
+            )
     return found
 
 
-def _scaler(factor: Tensor) -> Callable[[Tensor, Tensor, Layout], Piece]:
-    def piece(target: Tensor, gradient: Tensor, layout: Layout) -> Piece:
-        return _summed(target, gradient * factor, layout)
+def _scaler(scale: Tensor) -> Callable[[Tensor, Tensor, Layout], Factors]:
+    def make(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
+        return _summed(target, gradient * scale, layout)
 
-    return piece
-
-
-def _summed(target: Tensor, gradient: Tensor, layout: Layout) -> Piece:
-    return Rows(target, _unspread(tuple(target.shape), gradient, layout))
+    return make
 
 
-def _unspread(shape: Sequence[int], gradient: Tensor, layout: Layout) -> Tensor:
+def _summed(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
+    return Rows(target, _sum_over_broadcast(tuple(target.shape), gradient, layout))
+
+
+def _sum_over_broadcast(shape: Sequence[int], gradient: Tensor, layout: Layout) -> Tensor:
     """The gradient of what was broadcast: the sum over all that it was broadcast to."""
     split = layout.split(gradient, 1)
     extra = split.ndim - 2 - len(shape)
@@ -218,12 +220,12 @@ def _broadcast(shape: Sequence[int], output: Sequence[int]) -> tuple[int, ...]:
     return tuple(d for d in range(len(output)) if d < extra or shape[d - extra] == 1)
 
 
-_KINDS: Final[dict[str, Callable[[Any], dict[int, BareUse]]]] = {
+_KINDS: Final[dict[str, Callable[[Any], dict[int, ParameterUse]]]] = {
     "AddmmBackward0": _addmm,
     "MmBackward0": _mm,
     "AddBackward0": _add,
     "MulBackward0": _scaled,
-    "ExpandBackward0": _spread,
+    "ExpandBackward0": _expanded,
     "RepeatBackward0": _repeated,
 }
 

@@ -1,4 +1,4 @@
-"""Uses of parameters that are understood, all seen alike: by the gradient of some outputs."""
+"""A use of some parameters, and what it contributes to their rows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.autograd.graph import GradientEdge
 
 from jdframework.errors import UnsupportedModelError
 
-from jd_plugin_autogram.bare_uses import BareUse, Spread
+from jd_plugin_autogram.factors import Factors
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import Piece
+from jd_plugin_autogram.parameter_uses import Broadcast, ParameterUse
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules import Use, rule_for
 
 
-class Visit(ABC):
-    """A use of some parameters.
+class Contribution(ABC):
+    """What one use of some parameters contributes to their rows.
 
     :param edges: The outputs whose gradients are needed.
     :param wanted: The parameters that count.
@@ -41,6 +41,11 @@ class Visit(ABC):
         places = [_metadata(edge) for edge in self.edges]
         return sum(math.prod(place.shape) * place.dtype.itemsize for place in places)
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The layer that would be run again; None if none is."""
+        return None
+
     @abstractmethod
     def saves(self, k: int) -> bool:
         """Whether, for ``k`` losses of one instance, this is cheaper than autograd's own rows."""
@@ -50,7 +55,9 @@ class Visit(ABC):
         """The dimensions of an output along which instances may lie."""
 
     @abstractmethod
-    def pieces(self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]) -> list[Piece]:
+    def factors(
+        self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
+    ) -> list[Factors]:
         """What the use contributes.
 
         :param gradients: ``[k, *shape]`` per edge.
@@ -58,7 +65,7 @@ class Visit(ABC):
         """
 
 
-class CallVisit(Visit):
+class CallContribution(Contribution):
     """A recorded call of a layer.
 
     :param call: The record.
@@ -72,6 +79,11 @@ class CallVisit(Visit):
         super().__init__(list(edges.values()), wanted)
         self.call, self._positions = call, list(edges)
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The call's, if its rule runs it again."""
+        return self.call.layer if rule_for(self.call.layer).reruns else None
+
     def saves(self, k: int) -> bool:
         """What the rule says."""
         return rule_for(self.call.layer).saves(self.call.layer, self.shapes[0], k)
@@ -80,13 +92,15 @@ class CallVisit(Visit):
         """Those that the rule allows."""
         return list(rule_for(self.call.layer).instance_dims(self.call.layer, shape))
 
-    def pieces(self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]) -> list[Piece]:
+    def factors(
+        self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
+    ) -> list[Factors]:
         """What the layer's rule finds."""
         places = dict(zip(self._positions, zip(gradients, layouts, strict=True), strict=True))
         given = [places.get(i, (None, None)) for i in range(self.call.outputs)]
         return self.shared(given)
 
-    def shared(self, given: Sequence[tuple[Tensor | None, Layout | None]]) -> list[Piece]:
+    def shared(self, given: Sequence[tuple[Tensor | None, Layout | None]]) -> list[Factors]:
         """What the layer's rule makes of each output's gradient and layout."""
         call = self.call
         if call.arguments_changed:
@@ -103,41 +117,44 @@ class CallVisit(Visit):
             tuple(x for _, x in known),
             call.training,
             call.nested,
+            () if call.outputs_changed else call.found,
         )
-        return rule_for(call.layer).pieces(use, self.wanted)
+        return rule_for(call.layer).factors(use, self.wanted)
 
 
-class SpreadVisit(CallVisit):
+class BroadcastContribution(CallContribution):
     """A call whose output all instances share, such as an embedding of positions.
 
-    :param spread: Where its output is added to something that has instances.
+    :param broadcast: Where its output is added to something that has instances.
     :param call: The record.
     :param wanted: The parameters that count.
     """
 
-    def __init__(self, spread: Spread, call: Call, wanted: Sequence[nn.Parameter]) -> None:
-        super().__init__(call, {0: spread.edge}, wanted)
-        self._spread = spread
+    def __init__(self, broadcast: Broadcast, call: Call, wanted: Sequence[nn.Parameter]) -> None:
+        super().__init__(call, {0: broadcast.edge}, wanted)
+        self._broadcast = broadcast
 
     def dims(self, shape: tuple[int, ...]) -> Sequence[int]:
         """Those along which the output was broadcast."""
-        return self._spread.dims
+        return self._broadcast.dims
 
-    def pieces(self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]) -> list[Piece]:
+    def factors(
+        self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
+    ) -> list[Factors]:
         """What the rule finds for as many losses of one instance as there are objectives."""
         (gradient,), (layout,) = gradients, layouts
         assert gradient is not None
-        rows = self._spread.rows(gradient, layout)
+        rows = self._broadcast.rows(gradient, layout)
         return self.shared([(rows, Layout(1))])
 
 
-class BareVisit(Visit):
+class ParameterUseContribution(Contribution):
     """A use of a parameter outside of its layer's call.
 
     :param use: What was found on the graph.
     """
 
-    def __init__(self, use: BareUse) -> None:
+    def __init__(self, use: ParameterUse) -> None:
         parameter = use.part.parameter
         assert isinstance(parameter, nn.Parameter)
         super().__init__([use.edge], [parameter])
@@ -151,7 +168,9 @@ class BareVisit(Visit):
         """Those that the node allows."""
         return self._use.dims
 
-    def pieces(self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]) -> list[Piece]:
+    def factors(
+        self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
+    ) -> list[Factors]:
         """What the node contributes."""
         (gradient,), (layout,) = gradients, layouts
         assert gradient is not None

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from jdframework.linalg.products import products
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.pieces.base import (
-    Piece,
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors.base import (
+    Factors,
     at_least_float32,
     by_objective,
     gram,
@@ -30,7 +30,7 @@ _CHUNK: Final = 2**20
 """The largest number of entries of rows that are made to be thrown away; they fit into a cache."""
 
 
-class Product(Piece):
+class Product(Factors):
     """``P_ia = Σ_t B_ait A_itᵀ`` for instance i and its loss a: row ``i·k + a`` of the Jacobian.
 
     In *ghost* form the rows are never made: their inner products are
@@ -242,12 +242,12 @@ def _block_sums(
     return found
 
 
-class Bias(Piece):
+class Bias(Factors):
     """The bias of a product: its rows are the sums of the gradients over positions.
 
     :param parameter: ``[p]``.
     :param gradients: ``B`` ``[k, n, T, p]``.
-    :param product: The weight's piece, if that is wanted, too.
+    :param product: The weight's factors, if that is wanted, too.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class Bias(Piece):
         self._product = product if one_position and gradients.shape[1] > 1 else None
 
     def gramian(self) -> Float[Tensor, "m m"]:
-        """With one position, the weight's piece has computed it."""
+        """With one position, the weight's factors have computed it."""
         if self._product is not None and self._product.gradients.shape[2] == 1:
             return self._product.outputs_gram.clone()
         return rows_gramian(self._block)

@@ -1,22 +1,22 @@
-"""A piece of some rows of a parameter, such as the keys' share of an attention's projection."""
+"""Factors of a slice of a parameter, such as the keys' share of an attention's projection."""
 
 from __future__ import annotations
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jd_plugin_autogram.pieces.base import Piece
+from jd_plugin_autogram.factors.base import Factors
 
 
-class Placed(Piece):
-    """The piece of ``parameter[start:stop]``.
+class SliceFactors(Factors):
+    """Factors of ``parameter[start:stop]``.
 
     :param parameter: The whole parameter.
-    :param part: The piece of its part.
+    :param part: The factors of the slice.
     :param start: Where the part starts along the first dimension.
     """
 
-    def __init__(self, parameter: Tensor, part: Piece, start: int) -> None:
+    def __init__(self, parameter: Tensor, part: Factors, start: int) -> None:
         super().__init__(parameter)
         self.part, self.start = part, start
 
