@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from jdframework.autograd.leaf_hooks import without_leaf_hooks
+from jdframework.autograd.sparse import noted
 from jdframework.errors import NonFiniteError, UnsupportedModelError
 
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
@@ -102,16 +104,19 @@ def gradients(
 ) -> list[Tensor | None]:
     """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients.
 
+    Hooks on the inputs that are leaves do not run: they are run on the update, once.
+
     :raises UnsupportedModelError: if a compiled part of the graph can run only once.
     """
     if not inputs:
         return []
     targets: Any = inputs  # torch's own annotation has no sequences of both
-    with refusing_donated_buffers():
+    with without_leaf_hooks(inputs), refusing_donated_buffers():
         found = torch.autograd.grad(
             outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
         )
-    return [None if g is None else dense(g) for g in found]
+    pairs = zip(found, inputs, strict=True)
+    return [None if g is None else noted(g, of) for g, of in pairs]
 
 
 @contextmanager
@@ -127,14 +132,10 @@ def refusing_donated_buffers() -> Iterator[None]:
             raise
         raise UnsupportedModelError(
             "a compiled part of the model lets its graph run once only, but several objectives "
-            "need it several times: set torch._functorch.config.donated_buffer = False before it "
-            "first runs, or give the uncompiled model"
+            "need it several times: write `import torch._functorch.config` and "
+            "`torch._functorch.config.donated_buffer = False` before it first runs, or give the "
+            "uncompiled model"
         ) from error
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """A sparse gradient as a dense one."""
-    return gradient.to_dense() if gradient.layout is not torch.strided else gradient
 
 
 def stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
@@ -157,7 +158,9 @@ def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     :param outputs: What is differentiated.
     """
     parts = torch.split(weights, [output.numel() for output in outputs])
-    return [cast(part, o).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
+    pairs = zip(parts, outputs, strict=True)
+    # Copies: where an output is a leaf, this is its gradient.
+    return [cast(part, output).reshape(output.shape).clone() for part, output in pairs]
 
 
 def cast(weights: Tensor, like: Tensor) -> Tensor:

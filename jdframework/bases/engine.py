@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
+from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
 from jdframework.autograd.ranks import check_one_rank
@@ -22,6 +23,7 @@ from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand, Forecast, Linearization
+from jdframework.linearization.blocks import as_reals
 from jdframework.linearization.combination import NOTHING_REACHED, linearized, update
 from jdframework.linearization.features import Representation, cut_losses, foreseen_cut
 from jdframework.linearization.objectives import check_differentiable, objectives
@@ -90,7 +92,8 @@ class Engine(ABC):
         :param modules: Those whose parameters the objectives share.
         :param config: The validated settings.
         """
-        return unserved(modules, sharded="sharded" in cls.capabilities)
+        capabilities = cls.capabilities
+        return unserved(modules, sharded="sharded" in capabilities, rows="jacobian" in capabilities)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -123,6 +126,7 @@ class Engine(ABC):
         :param retain_graph: Whether the graph can be used again after the update.
         """
 
+    @eager
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to ``parameters``; the graph stays.
 
@@ -136,6 +140,7 @@ class Engine(ABC):
             raise ValueError(NOTHING_REACHED)
         return gramian
 
+    @eager
     def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
         """One ``[m, *parameter.shape]`` per parameter; the graph stays.
 
@@ -155,6 +160,7 @@ class Engine(ABC):
                 for parameter, block in zip(parameters, lin.jacobian(), strict=True)
             )
 
+    @eager
     def backward(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -189,13 +195,14 @@ class Engine(ABC):
             cut = cut_losses(outputs, features, self.parameters, retain_graph)
         values = torch.cat([output.detach().reshape(-1) for output in outputs])
         with (
-            without_autocast(values.device),
+            without_autocast(),
             linearized(self, method, outputs, cut, retain_graph) as lin,
         ):
             weights, found = update(lin, method, values)
         add_to_grad(*found)
         return weights
 
+    @eager
     def forecast(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -222,6 +229,7 @@ class Engine(ABC):
         with linearized(self, method, outputs, cut, retain_graph=True) as lin:
             return lin.forecast()
 
+    @eager
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
 
@@ -232,6 +240,7 @@ class Engine(ABC):
         """
         return self.identity_error(losses, self.compute_gramian(losses))
 
+    @eager
     def identity_error(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -257,7 +266,7 @@ class Engine(ABC):
         else:
             weighted = [torch.tensordot(u.to(start.dtype), start, dims=1) for start in starts]
         found = gradients(tensors, self.parameters, weighted, retain_graph=True)
-        expected = sum(float(g.double().square().sum()) for g in found if g is not None)
+        expected = sum(float(as_reals(g).double().square().sum()) for g in found if g is not None)
         claimed = float(u.double() @ gramian.double() @ u.double())
         return abs(claimed - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)
 
@@ -281,13 +290,15 @@ class Engine(ABC):
         return f"{type(self).__name__}({len(self.modules)} modules{settings})"
 
 
-def unserved(modules: Sequence[nn.Module], *, sharded: bool = False) -> str | None:
+def unserved(
+    modules: Sequence[nn.Module], *, sharded: bool = False, rows: bool = True
+) -> str | None:
     """Why no engine can serve the modules, and the remedy; None if one can.
 
     :param modules: Those whose parameters the objectives share.
     :param sharded: Whether they may be wrapped for distributed training.
     """
-    return (None if sharded else _wrapped(modules)) or _complex(modules)
+    return (None if sharded else _wrapped(modules)) or (None if rows else _complex(modules))
 
 
 def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -302,13 +313,13 @@ def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 
 def _complex(modules: Sequence[nn.Module]) -> str | None:
-    """A method compares gradients by real inner products."""
+    """Only rows are taken apart into real and imaginary parts."""
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.is_complex() and parameter.requires_grad:
                 return (
-                    f"the parameter {name!r} is complex; keep its real and imaginary part, "
-                    f"torch.view_as_real(…), as the parameter instead"
+                    f"the parameter {name!r} is complex: use engine='autojac', or keep its real "
+                    f"and imaginary part, torch.view_as_real(…), as the parameter instead"
                 )
     return None
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.autograd.graph import Graph, dense, gradients, graph_of, weighted_starts, without
+from jdframework.autograd.graph import Graph, gradients, graph_of, weighted_starts, without
+from jdframework.autograd.sparse import dense
 from jdframework.bases.engine import Engine
 from jdframework.linearization import Demand, Forecast, Gradients, JacobianRows
 from jdframework.linearization.combination import NOTHING_REACHED

@@ -14,6 +14,7 @@ from jdframework import hooks, registry
 from jdframework.autograd import modules as shared_modules
 from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
+from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
@@ -126,6 +127,7 @@ class Descent(nn.Module):
         """The engine; None for a scalarizer, and on features, which need none."""
         return self._choice.engine
 
+    @eager
     def backward(
         self,
         losses: Losses,
@@ -197,7 +199,7 @@ class Descent(nn.Module):
         call = self._read(losses, features, independent, retain_graph, scaler)
         made: Combination | None = None
         try:
-            with without_autocast(call.values.device), StateRollback(method):
+            with without_autocast(), StateRollback(method):
                 for batch in call.batches:
                     call.finite.losses(batch.values(), batch)
                 if method.kind == "scalarizer":
@@ -222,6 +224,7 @@ class Descent(nn.Module):
         return step
         # --8<-- [end:step]
 
+    @eager
     def after_update(self, losses: Losses) -> None:
         """Tells the methods that act after the optimizer's step (FAMO) the new losses.
 

@@ -16,11 +16,45 @@ Gradients: TypeAlias = tuple[list[Tensor], list[Tensor | None]]
 def split(direction: Float[Tensor, " n"], inputs: Sequence[Tensor]) -> list[Tensor]:
     """One value per column as one tensor per input, of its shape and dtype.
 
+    A complex number has two columns, as in :func:`as_reals`.
+
     :param direction: For the columns of the inputs, one after the other.
     :param inputs: Tensors.
     """
-    parts = torch.split(direction, [tensor.numel() for tensor in inputs])
-    return [p.to(t.dtype).reshape(t.shape) for p, t in zip(parts, inputs, strict=True)]
+    parts = torch.split(direction, [columns_of(tensor) for tensor in inputs])
+    return [of_reals(part, t.shape, t.dtype) for part, t in zip(parts, inputs, strict=True)]
+
+
+def columns_of(tensor: Tensor) -> int:
+    """How many columns of real numbers a tensor has: two for each complex one."""
+    return 2 * tensor.numel() if tensor.is_complex() else tensor.numel()
+
+
+def as_reals(block: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, in a further dimension; real ones as they are.
+
+    So gradients are compared by their real inner product, and a step is what it would be if the
+    real and the imaginary part were the parameters.
+
+    :param block: Any tensor.
+
+    >>> as_reals(torch.tensor([1 + 2j]))
+    tensor([[1., 2.]])
+    """
+    return torch.view_as_real(block.resolve_conj()) if block.is_complex() else block
+
+
+def of_reals(values: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The tensor that :func:`as_reals` gives these values of.
+
+    :param values: Real numbers, in any shape.
+    :param shape: Of the tensor.
+    :param dtype: Of the tensor.
+    """
+    if not dtype.is_complex:
+        return values.to(dtype).reshape(tuple(shape))
+    pairs = values.to(dtype.to_real()).reshape(*shape, 2)
+    return torch.complex(pairs[..., 0], pairs[..., 1])
 
 
 def summed(gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jdframework.linalg.gramian import gramian, inner_products
 from jdframework.linearization import Linearization, Wrapped
+from jdframework.linearization.blocks import as_reals
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 
@@ -60,10 +61,15 @@ def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Cros
     :param first: One batch's objectives.
     :param second: The other's.
     """
-    rows = engine.compute_jacobian(first.as_engine_input())
+    rows = _rows(engine, first.as_engine_input())
     if len(second.tensors) == 1:
-        cross = inner_products(rows, engine.compute_jacobian(second.as_engine_input()))
+        cross = inner_products(rows, _rows(engine, second.as_engine_input()))
     else:
-        others = (engine.compute_jacobian([loss]) for loss in second.tensors)
+        others = (_rows(engine, [loss]) for loss in second.tensors)
         cross = torch.cat([inner_products(rows, row) for row in others], dim=1)
     return Crossed(cross, gramian(rows))
+
+
+def _rows(engine: Engine, losses: Tensor | list[Tensor]) -> list[Tensor]:
+    """The blocks of the Jacobian, complex numbers as pairs."""
+    return [as_reals(block) for block in engine.compute_jacobian(losses)]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.errors import UnsupportedModelError
-from jdframework.linearization.blocks import Gradients, split, summed
+from jdframework.linearization.blocks import Gradients, as_reals, split, summed
 
 Demand: TypeAlias = Literal["gramian", "cross-gramian", "columns", "rows"]
 """What will be asked of a linearization: its Gramian; the same beside the rows of another batch's;
@@ -147,7 +147,7 @@ class Linearization(ABC):
     def _joined(self, group: int) -> tuple[list[int], Float[Tensor, "m n"]]:
         found = dict(self.blocks())
         positions = [i for i in self.groups[group] if i in found]
-        flat = [found[i].reshape(len(found[i]), -1) for i in positions]
+        flat = [as_reals(found[i]).reshape(len(found[i]), -1) for i in positions]
         return positions, torch.cat(flat, dim=1)
 
     def __enter__(self) -> Self:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
+from jdframework.autograd import accumulation
 from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
-from jdframework.errors import UnsupportedModelError
 
 
 def leaf(*values: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -46,26 +44,81 @@ def test_nothing_is_written_if_one_tensor_cannot_have_the_field() -> None:
     assert jac_of(a) is None
 
 
-def test_nothing_is_written_if_one_tensor_waits_for_autograds_own_accumulation() -> None:
+def test_nothing_is_written_if_a_later_gradient_has_another_shape() -> None:
     a, b = leaf(1.0), leaf(1.0)
-    b.register_post_accumulate_grad_hook(lambda tensor: None)
-    with pytest.raises(UnsupportedModelError, match="register_post_accumulate_grad_hook"):
-        add_to_grad([a, b], [torch.ones(1), torch.ones(1)])
+    with pytest.raises(ValueError, match=r"input 1 has shape \[2\], but the input has \[1\]"):
+        add_to_grad([a, b], [torch.ones(1), torch.ones(2)])
     assert a.grad is None
 
 
-def test_nothing_is_written_if_memory_runs_out_for_a_later_one() -> None:
-    class NoMemory(torch.Tensor):
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None):
-            if func is torch.Tensor.to:
-                raise torch.OutOfMemoryError("simulated")
-            return super().__torch_function__(func, types, args, kwargs or {})
+@pytest.mark.parametrize("step", ["cast", "clone", "sum", "hook"])
+def test_nothing_is_written_if_memory_runs_out_for_a_later_one(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("simulated")
 
-    a, b = leaf(1.0), leaf(1.0)
+    first, hooked, last = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(5.0, 6.0)
+    first.grad, hooked.grad = torch.ones(2), torch.ones(2)
+    hooked.register_hook(fail if step == "hook" else lambda gradient: gradient)
+    update = torch.ones(2)
+    if step == "cast":
+        update = torch.ones(2, dtype=torch.float64)
+        monkeypatch.setattr(accumulation, "_cast", lambda g, t: fail() if t is last else g)
+    elif step == "clone":
+        update = torch.ones(()).expand(2)
+        monkeypatch.setattr(accumulation, "_of_its_own", fail)
+    elif step == "sum":
+        last.grad = torch.ones(2).to_sparse()
+        monkeypatch.setattr(accumulation, "_takes_in_place", lambda grad: grad.is_sparse and fail())
+    before = last.grad
     with pytest.raises(torch.OutOfMemoryError):
-        add_to_grad([a, b], [torch.ones(1), torch.ones(1).as_subclass(NoMemory)])
-    assert a.grad is None
+        add_to_grad([first, hooked, last], [torch.ones(2), torch.ones(2), update])
+    assert first.grad.tolist() == [1.0, 1.0]
+    assert hooked.grad.tolist() == [1.0, 1.0]
+    assert last.grad is before
+
+
+@pytest.mark.parametrize("present", ["dense", "sparse", "expanded", "inference"])
+@pytest.mark.parametrize("update", ["dense", "sparse"])
+def test_any_kind_of_gradient_is_added_to_any_other(present: str, update: str) -> None:
+    ones = torch.ones(3, 2)
+    with torch.inference_mode():
+        of_inference = torch.ones(3, 2)
+    kinds = {
+        "dense": ones.clone(),
+        "sparse": ones.to_sparse(1),
+        "expanded": torch.ones(()).expand(3, 2),
+        "inference": of_inference,
+    }
+    a, b = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
+    a.grad, b.grad = torch.ones(3, 2), kinds[present]
+    add_to_grad([a, b], [2 * ones, 2 * (ones if update == "dense" else ones.to_sparse(1))])
+    for tensor in (a, b):
+        assert tensor.grad is not None
+        torch.testing.assert_close(tensor.grad.to_dense(), 3 * ones)
+    assert (b.grad.layout is torch.sparse_coo) == (present == update == "sparse")
+
+
+def test_gradients_that_share_memory_have_their_own_afterwards() -> None:
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    found = torch.autograd.grad((a + b).sum(), [a, b])
+    add_to_grad([a, b], found)
+    assert a.grad is not None
+    a.grad.mul_(3.0)
+    assert a.grad.tolist() == [3.0, 3.0]
+    assert b.grad is not None
+    assert b.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_tensor_that_is_there_twice_gets_the_sum_and_runs_its_hooks_once() -> None:
+    a = leaf(1.0)
+    seen: list[float] = []
+    a.register_hook(lambda gradient: seen.append(gradient.item()))
+    add_to_grad([a, a], [torch.ones(1), torch.ones(1)])
+    assert seen == [2.0]
+    assert a.grad is not None
+    assert a.grad.tolist() == [2.0]
 
 
 def test_jacobians_do_not_share_memory_with_what_was_added() -> None:

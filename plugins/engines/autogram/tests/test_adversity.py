@@ -300,14 +300,6 @@ class TestHooksOfTheUser:
             model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
         assert_served(model, lambda: loss(model(x)), batch_dim=batch_dim)
 
-    def test_hooks_that_wait_for_autograds_accumulation_are_refused(self) -> None:
-        model, x = mlp(), batch()
-        model[0].weight.register_post_accumulate_grad_hook(lambda p: None)
-        engine = Autogram(model, batch_dim=0)
-        with pytest.raises(jd.UnsupportedModelError, match="register_post_accumulate_grad_hook"):
-            engine.backward(one(model(x)), Ramp())
-        assert all(p.grad is None for p in model.parameters())
-
 
 class TestPasses:
     def test_passes_in_between_change_nothing(self) -> None:

@@ -97,10 +97,10 @@ class Autogram(Engine):
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """What every engine refuses, and a negative ``batch_dim``."""
+        """What every engine refuses, what cannot be watched, and a negative ``batch_dim``."""
         if config.batch_dim is not None and config.batch_dim < 0:
             return "batch_dim counts from the first dimension, 0"
-        return super().refusal(modules, config)
+        return super().refusal(modules, config) or _scripted(modules)
 
     def linearize(
         self,
@@ -127,7 +127,7 @@ class Autogram(Engine):
 
     def close(self) -> None:
         """Takes the hooks off the model."""
-        self.recorder.close()
+        self.recorder.close(self.modules)
 
     def _objectives(
         self, outputs: list[Tensor], dim: int | None, cotangents: Sequence[Tensor] | None
@@ -193,6 +193,19 @@ class Autogram(Engine):
                 f"batch_dim=None or engine='autojac'"
             )
         return True
+
+
+def _scripted(modules: Sequence[nn.Module]) -> str | None:
+    """Hooks cannot be put on what TorchScript runs."""
+    for module in modules:
+        for name, layer in module.named_modules():
+            if isinstance(layer, torch.jit.ScriptModule):
+                which = f"the layer {name!r}" if name else "the module"
+                return (
+                    f"{which} is compiled by torch.jit, which lets no hooks see the calls of its "
+                    f"layers: use engine='autojac', or give it uncompiled"
+                )
+    return None
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:

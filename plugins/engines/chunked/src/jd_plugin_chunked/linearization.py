@@ -13,6 +13,7 @@ from torch import Tensor
 
 from jdframework.bases.jacobian_engine import COPIES, Starts
 from jdframework.linearization import Demand, Forecast, Gradients, Linearization, RowFunction, split
+from jdframework.linearization.blocks import of_reals
 from jdframework.linearization.combination import NOTHING_REACHED
 
 from jd_plugin_chunked import columns, storage
@@ -89,8 +90,8 @@ class ChunkedLinearization(Linearization):
         rows = self._rows()
         for number, position in enumerate(self._reached):
             tensor, mine = self.inputs[position], self._layout.columns(number)
-            block = rows.block(mine.start, mine.stop).to(tensor.dtype)
-            yield position, block.reshape(rows.m, *tensor.shape)
+            block = rows.block(mine.start, mine.stop)
+            yield position, of_reals(block, (rows.m, *tensor.shape), tensor.dtype)
 
     def jacobian(self) -> tuple[Float[Tensor, "m *shape"] | None, ...]:
         """The blocks where the rows are kept; a file goes with its last tensor."""
