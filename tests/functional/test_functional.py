@@ -166,6 +166,33 @@ class TestJacToGrad:
             jd.backward([p.sum()], "mean", [q])
         assert (p.grad, q.grad) == (None, None)
 
+    def test_methods_of_the_losses_are_given_them(self) -> None:
+        p = parameter(1.0, 2.0)
+        losses = [p.square().sum(), p.exp().sum()]
+        jd.backward(losses, "db-mtl", retain_graph=True)
+        expected, p.grad = p.grad, None
+        jd.backward(losses)
+        with pytest.raises(ValueError, match="db-mtl needs the losses beside the gradients"):
+            jd.jac_to_grad([p], "db-mtl", retain_jac=True)
+        jd.jac_to_grad([p], "db-mtl", losses=[loss.detach() for loss in losses])
+        torch.testing.assert_close(p.grad, expected)
+
+    @pytest.mark.parametrize("method", ["mgda", "nash-mtl", "imtl-g", "fairgrad"])
+    def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(self, method: str) -> None:
+        trunk, heads, x = network()
+        spec = {"name": method, "alpha": 2.0} if method == "fairgrad" else method
+        found = []
+        for parts in ([slice(0, 5)], [slice(i, i + 1) for i in range(5)]):
+            for module in (trunk, *heads):
+                module.zero_grad()
+            for part in parts:
+                features = trunk(x[part]).tanh()
+                losses = [head(features).square().mean() / len(parts) for head in heads]
+                jd.mtl_backward(losses, features)
+            jd.jac_to_grad(trunk, spec)
+            found.append(grads(trunk, *heads))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
     @pytest.mark.parametrize("method", ["mean", "upgrad", "config"])
     def test_a_jacobian_without_rows_is_named(self, method: str) -> None:
         p = parameter(1.0, 2.0)

@@ -311,6 +311,15 @@ def test_one_frozen_feature_of_several_is_left_out() -> None:
         descent.backward(losses, features=[features[0], features[1].detach()])
 
 
+def test_a_frozen_trunk_is_explained() -> None:
+    net, x = Net(), torch.randn(6, 3, dtype=F64)
+    net.stem.requires_grad_(False)
+    net.trunk.requires_grad_(False)
+    losses, features = before(net, x)
+    found = jd.explain(net.trunk, "upgrad", losses, features=features)
+    assert (found.engine, found.n, found.held_bytes) == ("autogram", 0, None)
+
+
 def test_layers_before_a_frozen_trunk_have_no_weights_to_be_trained_with() -> None:
     net, x = Net(), torch.randn(6, 3, dtype=F64)
     net.trunk.requires_grad_(False)
