@@ -283,7 +283,7 @@ class _Hook:
         if torch.compiler.is_compiling():
             return
         for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
-            for number in [number for number, hook in hooks.items() if hook is self]:
+            for number in [number for number, hook in hooks.items() if id(hook) == id(self)]:
                 del hooks[number]
                 layer._forward_hooks_with_kwargs.pop(number, None)
 
