@@ -195,7 +195,7 @@ class Engine(ABC):
             cut = cut_losses(outputs, features, self.parameters, retain_graph)
         values = torch.cat([output.detach().reshape(-1) for output in outputs])
         with (
-            without_autocast(values.device),
+            without_autocast(),
             linearized(self, method, outputs, cut, retain_graph) as lin,
         ):
             weights, found = update(lin, method, values)

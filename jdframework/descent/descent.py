@@ -199,7 +199,7 @@ class Descent(nn.Module):
         call = self._read(losses, features, independent, retain_graph, scaler)
         made: Combination | None = None
         try:
-            with without_autocast(call.values.device), StateRollback(method):
+            with without_autocast(), StateRollback(method):
                 for batch in call.batches:
                     call.finite.losses(batch.values(), batch)
                 if method.kind == "scalarizer":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from jdframework import registry
 from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
+from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.modules import trained
+from jdframework.autograd.ranks import check_one_rank
 from jdframework.linearization import Gradients, JacobianRows, Linearization
 from jdframework.linearization.blocks import joined
 from jdframework.linearization.combination import (
@@ -48,6 +50,7 @@ Inputs: TypeAlias = "Tensor | nn.Module | Iterable[Tensor | nn.Module]"
 
 
 @eager
+@without_autocast()
 def backward(
     tensors: Outputs,
     aggregator: Spec | None = None,
@@ -56,6 +59,7 @@ def backward(
     jac_tensors: Tensor | Sequence[Tensor] | None = None,
     retain_graph: bool = False,
     parallel_chunk_size: int | None = None,
+    process_group: Literal[False] | None = None,
 ) -> Float[Tensor, " m"] | None:
     """Differentiates several values, one objective per entry, and aggregates their gradients.
 
@@ -72,9 +76,12 @@ def backward(
     :param retain_graph: Whether the graph can be used again.
     :param parallel_chunk_size: How many objectives are differentiated at once; None lets the
         engine choose, 1 avoids ``torch.vmap``.
+    :param process_group: False if each process of a ``torch.distributed`` job trains a model of its
+        own; otherwise a rank that would aggregate its own losses alone is refused.
     :return: The weights ``[m]``; None without an aggregator, or if it has none.
     :raises ValueError: if an argument is empty, repeats a tensor, or has a wrong shape.
     :raises UnknownNameError: if the aggregator's name is unknown.
+    :raises UnsupportedModelError: if several processes train one model.
 
     >>> parameter = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> backward([parameter[0] * 2, (parameter**2).sum()], "sum")
@@ -83,6 +90,8 @@ def backward(
     tensor([4., 4.])
     """
     method = None if aggregator is None else registry.aggregator(aggregator)
+    if method is not None:
+        check_one_rank(method.name, process_group)
     outputs = _checked_outputs(tensors, "tensors", jac_tensors)
     starts = _checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
     wanted = leaves_of(outputs) if inputs is None else _checked(inputs, "inputs")
@@ -103,7 +112,8 @@ def backward(
 
 
 @eager
-def mtl_backward(
+@without_autocast()
+def mtl_backward(  # noqa: PLR0913  # the contract has them
     losses: Iterable[Tensor] | Mapping[str, Tensor],
     features: Representation,
     aggregator: Spec | None = None,
@@ -113,6 +123,7 @@ def mtl_backward(
     parallel_chunk_size: int | None = None,
     *,
     grad_tensors: Sequence[Tensor] | Mapping[str, Tensor] | None = None,
+    process_group: Literal[False] | None = None,
 ) -> Float[Tensor, " m"] | None:
     """Multi-task learning: aggregates on the shared parameters, plain gradients on the heads.
 
@@ -134,11 +145,14 @@ def mtl_backward(
     :param parallel_chunk_size: How many tasks are taken through the trunk at once.
     :param grad_tensors: Per task, what to start from, of its loss's shape; a mapping if ``losses``
         is one.
+    :param process_group: False if each process of a ``torch.distributed`` job trains a model of its
+        own; otherwise a rank that would aggregate its own losses alone is refused.
     :return: The weights ``[m]``; None without an aggregator, or if it has none.
     :raises ValueError: if an argument is empty, repeats a tensor, or has a wrong shape, if
         ``tasks_params`` and ``shared_params`` overlap, or if a feature has no graph or plays no
         part in the losses.
     :raises UnknownNameError: if the aggregator's name is unknown.
+    :raises UnsupportedModelError: if several processes train one model.
 
     >>> shared = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> head = torch.tensor(3.0, requires_grad=True)
@@ -149,6 +163,8 @@ def mtl_backward(
     (tensor([ 7., 11.]), tensor(6.))
     """
     method = None if aggregator is None else registry.aggregator(aggregator)
+    if method is not None:
+        check_one_rank(method.name, process_group)
     names = list(losses) if isinstance(losses, Mapping) else None
     outputs = _checked_outputs(losses, "losses", grad_tensors)
     starts = _checked_grad_tensors(_of_tasks(grad_tensors, names, "grad_tensors"), outputs)
@@ -179,6 +195,7 @@ def mtl_backward(
 
 
 @eager
+@without_autocast()
 def jac(
     outputs: Outputs,
     inputs: Inputs,
@@ -218,12 +235,14 @@ def jac(
 
 
 @eager
+@without_autocast()
 def jac_to_grad(
     tensors: Inputs,
     aggregator: Spec,
     *,
     losses: Losses | None = None,
     retain_jac: bool = False,
+    process_group: Literal[False] | None = None,
 ) -> Float[Tensor, " m"] | None:
     """Aggregates the ``.jac`` fields of ``tensors`` into their ``.grad``.
 
@@ -235,8 +254,11 @@ def jac_to_grad(
     :param losses: The objectives' values, for the methods that need them beside the gradients
         (``db-mtl``): a tensor, a sequence of scalars or a mapping. They need no graph.
     :param retain_jac: Whether to keep the ``.jac`` fields.
+    :param process_group: False if each process of a ``torch.distributed`` job trains a model of its
+        own.
     :return: The weights ``[m]``; None if the aggregator has none.
     :raises ValueError: if no tensor has a ``.jac``, one has no rows, or they differ in ``m``.
+    :raises UnsupportedModelError: if several processes train one model.
 
     >>> parameter = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> backward([parameter[0] * 2, (parameter**2).sum()])
@@ -246,6 +268,7 @@ def jac_to_grad(
     tensor([4., 4.])
     """
     method = registry.aggregator(aggregator)
+    check_one_rank(method.name, process_group)
     given = _checked(tensors, "tensors")
     reached = [tensor for tensor in given if jac_of(tensor) is not None]
     if not reached:

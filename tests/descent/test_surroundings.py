@@ -52,6 +52,32 @@ def test_autocast_around_an_engines_own_backward_changes_nothing() -> None:
     assert torch.equal(found, expected)
 
 
+def test_autocast_around_the_functional_interface_changes_nothing() -> None:
+    model, head = nn.Linear(6, 4), nn.Linear(4, 2)
+    x = torch.randn(5, 6)
+
+    def gradients(inside: bool) -> list[torch.Tensor]:
+        found = []
+        for way in ("backward", "features", "fields"):
+            model.zero_grad()
+            features = model(x)
+            losses = list(head(features).square().mean(0))
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+                if way == "features":
+                    jd.mtl_backward(losses, features, "upgrad")
+                elif way == "backward":
+                    jd.backward(losses, "upgrad", list(model.parameters()))
+                else:
+                    jd.backward(losses, inputs=list(model.parameters()))
+                    jd.jac_to_grad(model.parameters(), "upgrad")
+            assert model.weight.grad is not None
+            found.append(model.weight.grad)
+        return found
+
+    for mine, theirs in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 JOB = """
 import sys
 import torch

@@ -282,8 +282,9 @@ class _Hook:
         """Takes it off a layer; not while torch.compile traces."""
         if torch.compiler.is_compiling():
             return
-        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
-            for number in [number for number, hook in hooks.items() if id(hook) == id(self)]:
+        registries: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
+        for hooks in registries:
+            for number in [number for number, hook in hooks.items() if hook is self]:
                 del hooks[number]
                 layer._forward_hooks_with_kwargs.pop(number, None)
 
