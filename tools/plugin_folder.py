@@ -219,16 +219,26 @@ class Plugin:
     def published(self) -> list[Published]:
         """One entry of ``jdframework/registry/directory.json`` for each name it offers."""
         return [
-            Published(
-                name=name,
-                kind=kind,
-                distribution=self.distribution,
-                summary=self.description,
-                aliases=self.aliases(kind, value),
+            self._with_engine(
+                Published(
+                    name=name,
+                    kind=kind,
+                    distribution=self.distribution,
+                    summary=self.description,
+                    aliases=self.aliases(kind, value),
+                ),
+                value,
             )
             for kind in self.kinds
             for name, value in self.entry_points[GROUPS[kind]].items()
         ]
+
+    def _with_engine(self, entry: Published, value: str) -> Published:
+        """What ``engine="auto"`` has to know of an engine that is not installed."""
+        if entry["kind"] == "engine":
+            cls = self.load(value)
+            entry["cost"], entry["capabilities"] = cls.cost, sorted(cls.capabilities)
+        return entry
 
     def aliases(self, kind: Kind, value: str) -> list[str]:
         """The sorted aliases of the class at ``value``."""

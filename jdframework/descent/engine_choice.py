@@ -23,7 +23,7 @@ from jdframework.linearization.combination import need_of, treats_groups
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 from jdframework.protocols.names import Kind
-from jdframework.registry import Spec
+from jdframework.registry import Spec, directory, discovery
 
 GraphKind: TypeAlias = tuple[frozenset[str], int]
 
@@ -100,6 +100,9 @@ class Automatic:
         self._most_objectives = 0
         self._untried = _by_cost(self.passed_over)
         self.engine = self._next()
+        self._missing = cheaper_elsewhere(self.engine, method)
+        if told and self._missing:
+            _tell_missing(self._missing, self.engine.name)
         self.taken = self.engine.name
         """The name of what the last step ran on."""
         self.reason = self._said = self._told_reason(self.engine)
@@ -288,6 +291,7 @@ class Automatic:
             f"cheapest engine that can form it here"
         )
         hurdles = [told for name, told in self._hurdles.items() if name != engine.name]
+        hurdles += [f"{known['name']} is not installed" for known in self._missing]
         return f"{said}: {'; '.join(hurdles)}" if hurdles else said
 
 
@@ -382,6 +386,41 @@ def required(method: Any) -> frozenset[str]:
     if method.kind == "aggregator" and not treats_groups(method):
         needs_rows = needs_rows or need_of(method, 0) != "gramian"
     return frozenset({"jacobian"} if needs_rows else {"gramian"})
+
+
+def cheaper_elsewhere(engine: Engine, method: Any) -> list[directory.Published]:
+    """The published engines that would serve a method for less, and are not installed.
+
+    :param engine: What serves it here.
+    :param method: A weighting or an aggregator.
+    """
+    needed, here = required(method), discovery.catalogue()
+    cost = getattr(engine, "cost", 0)
+    return [
+        known
+        for known in directory.published()
+        if known["kind"] == "engine"
+        and known.get("cost", cost) < cost
+        and needed <= set(known.get("capabilities", ()))
+        and not here.find("engine", known["name"])
+        and not here.find_blocked("engine", known["name"])
+    ]
+
+
+_told_missing: Final[set[str]] = set()
+
+
+def _tell_missing(missing: Sequence[directory.Published], taken: str) -> None:
+    """Says once in a program what would make steps cheaper."""
+    for known in missing:
+        if known["name"] not in _told_missing:
+            _told_missing.add(known["name"])
+            warnings.warn(
+                f"steps run on {taken}, and the engine {known['name']!r}, which takes a fraction "
+                f"of its time where it serves, is not installed: pip install "
+                f"{known['distribution']}",
+                stacklevel=2,
+            )
 
 
 def why_not(cls: Any, method: Any, choice: Choice) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from importlib.resources import files
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from jdframework.protocols.names import Kind, key
 
@@ -27,6 +27,10 @@ class Published(TypedDict):
     """What it does, in one line."""
     aliases: list[str]
     """Its other names, sorted."""
+    cost: NotRequired[int]
+    """Of an engine: ``engine="auto"`` tries engines in this order."""
+    capabilities: NotRequired[list[str]]
+    """Of an engine: what it can do, sorted."""
 
 
 @lru_cache(maxsize=1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import jdframework as jd
+from jdframework import registry
 from jdframework.autograd import memory
 from jdframework.bases import Aggregator, JacobianWeighting
 from jdframework.descent import engine_choice
+from jdframework.registry import discovery
 
 
 class LargestEntry(Aggregator):
@@ -187,3 +190,35 @@ def test_a_step_without_an_engine_says_why(settings: dict[str, str], reason: str
     step = jd.Descent(trunk, **settings).backward(losses, features=features)
     assert step.engine == "autograd"
     assert step.reason.startswith(reason)
+
+
+def test_a_cheaper_engine_that_is_not_installed_is_named_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(self: discovery.Catalogue, kind: str, name: str) -> tuple[discovery.Offer, ...]:
+        return () if name == "autogram" else found(self, kind, name)
+
+    found: Any = discovery.Catalogue.find
+    monkeypatch.setattr(discovery.Catalogue, "find", absent)
+    monkeypatch.setattr(engine_choice, "_told_missing", set())
+    names = [name for name in jd.available("engine") if name != "autogram"]
+    monkeypatch.setattr(registry, "available", lambda kind: names)
+    model = nn.Linear(10, 10)
+    with pytest.warns(UserWarning, match="pip install jd-plugin-autogram"):
+        descent = jd.Descent(model, "upgrad", batch_dim=0)
+    step = descent.backward(losses_of(model))
+    assert step.engine == "autojac"
+    assert "autogram is not installed" in step.reason
+    jd.Descent(model, "upgrad", batch_dim=0)  # it is said once
+    assert "not installed" not in jd.Descent(model, "graddrop").backward(losses_of(model)).reason
+
+
+def test_an_engine_that_is_blocked_is_not_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("JD_DISABLE_PLUGINS", "autogram")
+    monkeypatch.setattr(engine_choice, "_told_missing", set())
+    model = nn.Linear(10, 10)
+    step = jd.Descent(model, "upgrad").backward(losses_of(model))
+    assert step.engine == "autojac"
+    assert "not installed" not in step.reason
