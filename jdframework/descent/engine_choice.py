@@ -106,6 +106,8 @@ class Automatic:
         :param refusal: Why the present one cannot serve.
         :raises UnsupportedModelError: if there is no other, with each one's reason.
         """
+        if self.engine.name in self.passed_over:  # it was the last one
+            raise refusal
         self.engine.close()
         self._pass_over(self.engine.name, str(refusal))
         self._tell(self.engine.name, str(refusal))
@@ -119,6 +121,9 @@ class Automatic:
             if engine is not None:
                 return engine
         reasons = [f"{name}: {why}" for name, why in self.passed_over.items()]
+        same = {self.passed_over[name] for name in self._hurdles}
+        if len(self._hurdles) > 1 and len(same) == 1:  # it is the model's, not the engines'
+            raise UnsupportedModelError(same.pop())
         raise UnsupportedModelError(
             f"no installed engine can serve {self._method.name!r} on this model: "
             f"{'; '.join(reasons)}"

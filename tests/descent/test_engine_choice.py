@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import jdframework as jd
 from jdframework.autograd import memory
@@ -186,3 +187,15 @@ def test_a_step_without_an_engine_says_why(settings: dict[str, str], reason: str
     step = jd.Descent(trunk, **settings).backward(losses, features=features)
     assert step.engine == "autograd"
     assert step.reason.startswith(reason)
+
+
+def test_what_every_engine_refuses_for_one_reason_is_said_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    descent = jd.Descent(model, "upgrad")
+    x = torch.randn(5, 3, requires_grad=True)
+    for _ in range(2):
+        hidden = checkpoint(model[:2], x, use_reentrant=True)
+        with pytest.raises(jd.UnsupportedModelError) as refusal:
+            descent.backward(model[2](hidden).square().mean(0))
+        assert str(refusal.value).startswith("reentrant activation checkpointing")
+        assert str(refusal.value).count("use_reentrant=False") == 1
