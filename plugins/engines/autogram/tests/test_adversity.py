@@ -301,15 +301,24 @@ class TestHooksOfTheUser:
         assert_served(model, losses)
 
     @pytest.mark.parametrize("batch_dim", [0, None])
-    def test_a_hook_on_a_parameter_counts_whenever_it_came(self, batch_dim: int | None) -> None:
+    def test_hooks_on_parameters_see_the_update_once_a_step(self, batch_dim: int | None) -> None:
         model, x = mlp(), batch()
         loss = one if batch_dim == 0 else tasks
         engine = Autogram(model, batch_dim=batch_dim)
-        for _ in range(2):
-            expected = reference(loss(model(x)), list(model.parameters()))
+        expected = reference(loss(model(x)), list(model.parameters()))
+        seen: list[Tensor] = []
+        model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
+        model[0].weight.register_hook(seen.append)
+        model[0].weight.register_hook(lambda gradient: gradient + 1.0)
+        model[2].bias.register_hook(seen.append)
+        for step in range(1, 4):
             torch.testing.assert_close(engine.compute_gramian(loss(model(x))), expected)
-            model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
-        assert_served(model, lambda: loss(model(x)), batch_dim=batch_dim)
+            assert engine.verify(loss(model(x))) < 1e-9
+            weights = engine.backward(loss(model(x)), Ramp())
+            assert weights is not None
+            assert len(seen) == 2
+            assert_gradient(model, lambda: loss(model(x)), weights, 1e-10, f"step {step}")
+            seen.clear()
 
     def test_hooks_that_wait_for_autograds_accumulation_are_refused(self) -> None:
         model, x = mlp(), batch()

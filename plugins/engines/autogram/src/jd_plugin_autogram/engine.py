@@ -21,6 +21,7 @@ from jdframework.linearization import Demand
 from jd_plugin_autogram.dependencies import Dependencies, dependencies_of
 from jd_plugin_autogram.linearization import AutogramLinearization
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
+from jd_plugin_autogram.parameter_hooks import without_hooks
 from jd_plugin_autogram.probe_cache import ProbeCache
 from jd_plugin_autogram.recording import Recorder
 from jd_plugin_autogram.rules import rules
@@ -165,6 +166,24 @@ class Autogram(Engine):
         return self.cache.size(
             dependencies.kind, lambda: setting_in_bytes(self.config.memory, device)
         )
+
+    def identity_error(
+        self,
+        losses: Tensor | Sequence[Tensor],
+        gramian: Float[Tensor, "m m"],
+        *,
+        starts: Sequence[Tensor] | None = None,
+    ) -> float:
+        """See :meth:`jdframework.bases.Engine.identity_error`; hooks of parameters are not run.
+
+        They are run on the update, once, so that the Gramian is that of the gradients before them.
+
+        :param losses: As for the base class.
+        :param gramian: As for the base class.
+        :param starts: As for the base class.
+        """
+        with without_hooks(self.parameters):
+            return super().identity_error(losses, gramian, starts=starts)
 
     def verify_gramian(self, lin: AutogramLinearization, gramian: Float[Tensor, "m m"]) -> bool:
         """Refuses a Gramian that is wrong; False after an overflow, which tells nothing of it.

@@ -25,6 +25,7 @@ from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.factors import Factors, Rows, combined
 from jd_plugin_autogram.forecast import forecast_of
 from jd_plugin_autogram.objectives import Objectives, differentiated
+from jd_plugin_autogram.parameter_hooks import hooked, without_hooks
 from jd_plugin_autogram.plan import Plan, make_plan, sketch_plan
 from jd_plugin_autogram.rules import NotRepeatableError
 
@@ -67,6 +68,10 @@ class AutogramLinearization(Linearization):
 
         :raises UnsupportedModelError: if they fail an identity that they are checked by.
         """
+        with without_hooks(self.inputs):
+            return self._gramians()
+
+    def _gramians(self) -> list[Float[Tensor, "m m"] | None]:
         cache, plan = self._engine.cache, self.plan
         kind = self.dependencies.kind, plan.axis_key
         # Every time, where what is seen of one batch's instances is not true of the next's.
@@ -93,6 +98,7 @@ class AutogramLinearization(Linearization):
         for factor in self._factors or ():
             targets.append(factor.parameter)
             found.append(factor.gradient(own[self._owners[id(factor.parameter)]]))
+        targets, found = hooked(targets, found)
         for left, (group, each) in zip(reversed(range(len(own))), own.items(), strict=True):
             rest = [] if self._factors is not None else [self.inputs[i] for i in self.groups[group]]
             rest += self.outside
