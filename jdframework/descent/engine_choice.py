@@ -7,6 +7,7 @@ memory that it would hold, against what is free on the device; and last its cost
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -114,6 +115,8 @@ class Automatic:
         self.engine = self._next()
         self.reason = self._told_reason()
         self._most_objectives = 0
+        if refusal.advice and self._told:
+            warnings.warn(refusal.advice, UserWarning, stacklevel=2)
 
     def _next(self) -> Engine:
         while self._untried:

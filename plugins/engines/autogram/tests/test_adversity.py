@@ -1007,3 +1007,21 @@ def test_losses_that_begin_to_mix_instances_are_found_out_by_the_tenth_step() ->
         engine.compute_gramian(losses(0.0))
     with pytest.raises(jd.UnsupportedModelError, match="fails uᵀGu"):
         engine.compute_gramian(losses(1.0))
+
+
+def test_a_convolution_that_onednn_has_no_primitive_for_takes_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = torch.ops.aten.convolution_backward
+
+    def without_primitive(*arguments: Any) -> Any:
+        if torch.backends.mkldnn.enabled:
+            raise RuntimeError("could not create a primitive")
+        return original(*arguments)
+
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=12, dilation=12, groups=4), nn.Tanh(), nn.Flatten()
+    ).to(F64)
+    x = batch(3, 4, 6, 6)
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", without_primitive)
+    assert_served(model, lambda: one(model(x)))

@@ -29,6 +29,11 @@ from jd_plugin_autogram.rules import rules
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """The relative error of the identity up to which a Gramian is taken for exact."""
 _HALF_TOLERANCE: Final = 0.1
+_REPLACE: Final = (
+    "batch normalisation in training mode mixes the instances, so that each loss takes a backward "
+    "pass of its own, which is many times slower: model = "
+    "jd_plugin_autogram.replace_batch_norm(model), before jd.Descent is made"
+)
 
 
 class AutogramConfig(EngineConfig):
@@ -154,7 +159,8 @@ class Autogram(Engine):
             raise UnsupportedModelError(
                 f"{names[0] if names else ''}batch normalisation in training mode mixes the "
                 f"instances of the batch, so that losses are not independent: call .eval() on it, "
-                f"use GroupNorm, or use engine='autojac'"
+                f"use GroupNorm, or use engine='autojac'",
+                advice=_REPLACE,
             )
 
     def memory_for(self, dependencies: Dependencies, device: torch.device) -> int:

@@ -109,7 +109,7 @@ class Convolved(Factors):
         geometry, shape = self.geometry, self.parameter.shape
         # Never read; one that is expanded from a single number would be copied, which is slower.
         weight = gradients.new_empty((n * shape[0], *shape[1:]))
-        found: Tensor = torch.ops.aten.convolution_backward(
+        arguments = (
             gradients,
             inputs,
             weight,
@@ -121,7 +121,15 @@ class Convolved(Factors):
             geometry.output_padding,
             n * geometry.groups,
             (False, True, False),
-        )[1]
+        )
+        try:
+            found: Tensor = torch.ops.aten.convolution_backward(*arguments)[1]
+        except RuntimeError as error:
+            if "primitive" not in str(error):
+                raise
+            # oneDNN has none for some shapes of so many groups, of which torch has a form itself.
+            with torch.backends.mkldnn.flags(enabled=False):
+                found = torch.ops.aten.convolution_backward(*arguments)[1]
         return found
 
     def _gramian_in_chunks(self) -> Float[Tensor, "m m"]:
