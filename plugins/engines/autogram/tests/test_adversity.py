@@ -1015,7 +1015,7 @@ def test_a_convolution_that_onednn_has_no_primitive_for_takes_another_way(
     original = torch.ops.aten.convolution_backward
 
     def without_primitive(*arguments: Any) -> Any:
-        if torch.backends.mkldnn.enabled:
+        if torch._C._get_mkldnn_enabled():
             raise RuntimeError("could not create a primitive")
         return original(*arguments)
 

@@ -125,11 +125,15 @@ class Convolved(Factors):
         try:
             found: Tensor = torch.ops.aten.convolution_backward(*arguments)[1]
         except RuntimeError as error:
-            if "primitive" not in str(error):
+            if "primitive" not in str(error) or not torch._C._get_mkldnn_enabled():
                 raise
             # oneDNN has none for some shapes of so many groups, of which torch has a form itself.
-            with torch.backends.mkldnn.flags(enabled=False):
+            # ``torch.backends.mkldnn.flags`` sets more than this, and warns of it.
+            torch._C._set_mkldnn_enabled(False)
+            try:
                 found = torch.ops.aten.convolution_backward(*arguments)[1]
+            finally:
+                torch._C._set_mkldnn_enabled(True)
         return found
 
     def _gramian_in_chunks(self) -> Float[Tensor, "m m"]:
