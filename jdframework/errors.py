@@ -28,15 +28,7 @@ class PluginLoadError(JDError, ImportError):
 
 
 class UnsupportedModelError(JDError, RuntimeError):
-    """An engine cannot give the right answer on this model, so it gives none.
-
-    :param message: Why, and the remedy.
-    :param advice: What ``engine="auto"`` warns of, once, where a much slower engine takes over.
-    """
-
-    def __init__(self, message: str = "", *, advice: str | None = None) -> None:
-        super().__init__(message)
-        self.advice = advice
+    """An engine cannot give the right answer on this model, so it gives none."""
 
 
 class NonFiniteError(JDError, ArithmeticError):

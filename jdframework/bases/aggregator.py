@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,13 @@ from jdframework.bases.weighting import (
     at_least_float32,
     check_jacobian,
     failure_of,
+    working_dtype,
 )
 from jdframework.protocols import Weighting
 from jdframework.protocols.names import Kind, Need
+
+_SMALL: Final = 2**18
+"""Up to so many entries of a Jacobian, its Gramian in double precision takes no noticeable time."""
 
 
 class Aggregator(BaseMethod, ABC):
@@ -73,6 +77,9 @@ class WeightedSum(Aggregator):
     :param weighting: What gives ``w``.
     """
 
+    is_weighted_sum: ClassVar[bool] = True
+    """Looked for in this class alone: one that derives from it may do something else."""
+
     def __init__(self, weighting: Weighting) -> None:
         super().__init__()
         self.weighting = weighting
@@ -89,11 +96,16 @@ class WeightedSum(Aggregator):
 
     def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """``Jᵀw``."""
-        return self.weighting(self._statistic(jacobian), **extra) @ jacobian
+        weights = self.weighting(self._statistic(jacobian), **extra)
+        return linalg.weighted_sum([jacobian], weights)[0]
 
     def _statistic(self, jacobian: Tensor) -> Any:
         if "jacobian" in self.needs:
             return jacobian
         if self.needs.isdisjoint({"gramian", "cross-gramian"}):
             return jacobian.new_zeros((len(jacobian), len(jacobian)))  # only its size is looked at
-        return linalg.gramian([jacobian])
+        # Beside what a method makes of close rows, single precision's rounding is not small.
+        small = jacobian.numel() <= _SMALL and working_dtype(jacobian.device) == torch.float64
+        if not small or jacobian.dtype == torch.float64:
+            return linalg.gramian([jacobian])
+        return linalg.of_single_rows(linalg.gramian([jacobian.double()]))

@@ -26,6 +26,12 @@ class Scalarizer(BaseMethod, ABC):
 
     kind: ClassVar[Kind] = "scalarizer"
     needs: frozenset[Need] = frozenset({"losses"})
+    fixed_weights: ClassVar[bool] = False
+    """Whether each loss has the same weight in every step, whatever the losses are.
+
+    In a job of several processes, the average of what each makes of its own losses is then the step
+    on all of them.
+    """
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The scalar, differentiable in the losses.

@@ -7,6 +7,7 @@ from jdframework.linalg.gramian import (
     cross_gramian,
     generalized,
     gramian,
+    lengths,
     normalised,
     weighted_sum,
 )
@@ -16,7 +17,12 @@ from jdframework.linalg.min_norm import min_norm_weights
 from jdframework.linalg.newton import fair_weights
 from jdframework.linalg.nonnegative import nonnegative_qp
 from jdframework.linalg.simplex import simplex_projection
-from jdframework.linalg.spectral import carried_precision, pseudo_solve
+from jdframework.linalg.spectral import (
+    carried_precision,
+    of_single_rows,
+    pseudo_solve,
+    rows_precision,
+)
 
 __all__ = [
     "Normalised",
@@ -27,12 +33,15 @@ __all__ = [
     "generalized",
     "gramian",
     "impartial_weights",
+    "lengths",
     "min_norm_weights",
     "nonnegative_qp",
     "normalised",
+    "of_single_rows",
     "on_host",
     "project_on_dual_cone",
     "pseudo_solve",
+    "rows_precision",
     "simplex_projection",
     "weighted_sum",
 ]

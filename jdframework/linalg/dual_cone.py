@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.errors import SolverError
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 from jdframework.linalg.host import on_host
 from jdframework.linalg.nonnegative import nonnegative_qp
-from jdframework.linalg.spectral import carried_precision
+from jdframework.linalg.spectral import carried_precision, rows_precision
 from jdframework.linalg.unit_problem import Array, Mask
 
 Solve = Callable[[Array, Array], Array]
@@ -25,6 +25,9 @@ _LARGE: Final = 100.0
 _HIDDEN: Final = 1e-4
 """The share of the projected vector that the rounding of a solution's terms may reach."""
 _ROUNDS: Final = 3
+_SHORT: Final = 32.0
+"""Times the rounding of the rows: of combinations that are shorter, relative to the rows, and that
+only huge multiples make count, rounding is what they show."""
 
 _ROUNDING: Final = 4 * float(np.finfo(np.float64).eps)
 
@@ -52,7 +55,7 @@ def project_on_dual_cone(
     tensor([[1.0000, 0.2500],
             [1.0000, 1.0000]])
     """
-    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
+    solve = nonnegative_qp if solver == "exact" else partial(external_nonnegative_qp, solver)
     return on_host(partial(_project, solve), gramian, vectors, shape=tuple(vectors.shape))
 
 
@@ -88,10 +91,10 @@ def _moderated(solve: Solve, gramian: Array, linear: Array, found: Array) -> Arr
     if not large.any():
         return found
     precision = carried_precision(torch.from_numpy(gramian))
-    large &= precision * terms > _HIDDEN * sizes
+    large &= rows_precision(precision) * terms > _HIDDEN * sizes
     if not large.any():
         return found
-    ridge = 2 * len(gramian) * precision * squares
+    ridge = 2 * len(gramian) * max(precision, (_SHORT * rows_precision(precision)) ** 2) * squares
     moderate = np.zeros_like(found[:, large])
     for _ in range(_ROUNDS):
         around = linear[:, large] - ridge[:, None] * moderate

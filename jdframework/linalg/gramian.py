@@ -10,11 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jdframework.linalg.products import products
+from jdframework.linalg.single import (
+    largest_entries,
+    misfits,
+    narrowed,
+    shifted,
+    shifts_of,
+    unshifted,
+)
+
 
 def gramian(jacobians: Sequence[Float[Tensor, "m *shape"]]) -> Float[Tensor, "m m"]:
     """``J Jᵀ`` of a Jacobian given as one block per parameter, without joining the blocks.
 
-    Half precision is accumulated in float32, so that it neither overflows nor loses digits.
+    Half precision is accumulated in float32, so that it neither overflows nor loses digits. Where
+    squares of rows of single precision would leave its range, the Gramian comes in float64.
 
     :param jacobians: At least one block, each ``[m, *shape]``.
     :return: ``[m, m]``, symmetric, float32 or float64.
@@ -23,8 +34,20 @@ def gramian(jacobians: Sequence[Float[Tensor, "m *shape"]]) -> Float[Tensor, "m 
     >>> gramian([torch.tensor([[1.0, 0.0], [1.0, 2.0]])])
     tensor([[1., 1.],
             [1., 5.]])
+    >>> gramian([torch.tensor([[1e-30]])])
+    tensor([[1.0000e-60]], dtype=torch.float64)
     """
-    return cross_gramian(jacobians, jacobians)
+    m = _rows_in(jacobians)
+    total = _summed(jacobians, jacobians)
+    suspects = misfits(total.diagonal())
+    if suspects is None:
+        return total
+    found = shifts_of(largest_entries([block[suspects] for block in jacobians]))
+    if not bool(found.any()):
+        return total
+    shifts = found.new_zeros(m)
+    shifts[suspects] = found
+    return unshifted(_summed(jacobians, jacobians, shifts, shifts), shifts, shifts)
 
 
 def cross_gramian(
@@ -34,28 +57,69 @@ def cross_gramian(
 
     :param first: At least one block, each ``[m, *shape]``.
     :param second: As many blocks of the same shapes.
-    :return: ``[m, m]``, float32 or float64.
+    :return: ``[m, m]``, float32, or float64 where an entry leaves its range.
     :raises ValueError: if there is no block, or the blocks do not match.
     """
-    if not first:
+    _rows_in([*first, *second])
+    return inner_products(first, second)
+
+
+def inner_products(
+    first: Sequence[Float[Tensor, "m *shape"]], second: Sequence[Float[Tensor, "k *shape"]]
+) -> Float[Tensor, "m k"]:
+    """:func:`cross_gramian` of Jacobians with as many rows as they have, without a check.
+
+    :param first: At least one block, each ``[m, *shape]``.
+    :param second: As many blocks of the same shapes, each ``[k, *shape]``.
+    """
+    total = _summed(first, second)
+    if misfits(total.abs().flatten()) is None:
+        return total
+    left, right = (shifts_of(largest_entries(blocks)) for blocks in (first, second))
+    if not bool(left.any() or right.any()):
+        return total
+    return narrowed(unshifted(_summed(first, second, left, right), left, right))
+
+
+def _rows_in(blocks: Sequence[Tensor]) -> int:
+    """How many rows a Jacobian has."""
+    if not blocks:
         raise ValueError("a Gramian needs at least one block of the Jacobian")
-    rows = {len(block) for block in (*first, *second)}
+    rows = {len(block) for block in blocks}
     if len(rows) > 1:
         raise ValueError(f"the blocks of one Jacobian differ in their rows: {sorted(rows)}")
-    m = len(first[0])
+    return len(blocks[0])
+
+
+def _summed(
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    left: Tensor | None = None,
+    right: Tensor | None = None,
+) -> Float[Tensor, "m k"]:
+    """The blocks' products; of rows that are shifted, if their shifts are given."""
     total: Tensor | None = None
     for a, b in zip(first, second, strict=True):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        product = a.reshape(m, -1).to(dtype) @ b.reshape(m, -1).to(dtype).T
-        total = product if total is None else total + product
+        one = _matrix(a, left)
+        product = products(one, one if b is a and right is left else _matrix(b, right))
+        total = product if total is None else total + product.to(total.device)
     assert total is not None
     return total
+
+
+def _matrix(block: Tensor, shifts: Tensor | None) -> Float[Tensor, "m n"]:
+    rows = block.flatten(1) if block.ndim > 1 else block.unsqueeze(1)
+    rows = rows.to(_summed_in(block))
+    return rows if shifts is None else shifted(rows, shifts.to(rows.device))
 
 
 def weighted_sum(
     jacobians: Sequence[Float[Tensor, "m *shape"]], weights: Float[Tensor, " m"]
 ) -> tuple[Float[Tensor, "*shape"], ...]:
     """``Jᵀw``, block by block, in each block's dtype.
+
+    It is summed in the wider of the block's dtype and the weights', and in single precision at
+    least.
 
     :param jacobians: Blocks ``[m, *shape]``.
     :param weights: ``[m]``.
@@ -67,9 +131,35 @@ def weighted_sum(
 
 
 def _weighted_rows(block: Tensor, weights: Tensor) -> Tensor:
-    dtype = torch.promote_types(block.dtype, torch.float32)
+    dtype = torch.promote_types(torch.promote_types(block.dtype, weights.dtype), torch.float32)
     summed = weights.to(device=block.device, dtype=dtype) @ block.reshape(len(block), -1).to(dtype)
     return summed.to(block.dtype).reshape(block.shape[1:])
+
+
+def lengths(rows: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+    """The norm of each row, to the precision and over the whole range of the rows' dtype.
+
+    Of a million numbers and more, torch's own norm in single precision has an error of 1e-5 and
+    more, and of numbers below 1e-19 it is zero.
+
+    :param rows: ``[m, n]``.
+    :return: ``[m]``, in the same dtype, half precision as float32.
+
+    >>> lengths(torch.tensor([[3e-30, 4e-30]]))
+    tensor([5.0000e-30])
+    """
+    wide = rows.to(_summed_in(rows))
+    found = _lengths(wide)
+    suspects = misfits(found.square())
+    if suspects is not None:
+        own = wide[suspects]
+        shifts = shifts_of(largest_entries([own]))
+        found[suspects] = torch.ldexp(_lengths(shifted(own, shifts)), -shifts)
+    return found
+
+
+def _lengths(rows: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+    return torch.cat([products(row, row) for row in rows.split(1)]).flatten().sqrt()
 
 
 class Normalised(NamedTuple):
@@ -127,3 +217,7 @@ def generalized(
     order = len(shape)
     axes = [*range(order), *reversed(range(order, 2 * order))]
     return gramian.reshape((*shape, *shape)).permute(axes)
+
+
+def _summed_in(block: Tensor) -> torch.dtype:
+    return torch.promote_types(block.dtype, torch.float32)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jdframework.linalg.host import on_host
 from jdframework.linalg.low_rank import low_rank_factor
-from jdframework.linalg.nonnegative import nonnegative_qp
+from jdframework.linalg.nonnegative import least_squares, nonnegative_qp
 from jdframework.linalg.pivoting import exchanged
 from jdframework.linalg.unit_problem import Array, ridge, rounding, unit_rows, violation
 
@@ -134,14 +134,9 @@ def _min_norm_of_many(gramian: Array) -> Array | None:
 
 def _fitted(upper: Array) -> Array:
     """``argmin ‖Fy‖² + (s·y - 1)²`` over ``y >= 0``, of ``F`` and ``s`` below it."""
-    import scipy.optimize
-
     target = np.zeros(len(upper))
     target[-1] = 1.0
-    try:
-        return np.asarray(scipy.optimize.nnls(upper, target, maxiter=50 * len(upper))[0])
-    except RuntimeError:  # too many iterations: the residual will tell
-        return np.zeros(upper.shape[1])
+    return least_squares(upper, target)
 
 
 def _missed(gramian: Array, weights: Array) -> tuple[float, float]:

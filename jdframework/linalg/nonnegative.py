@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from jdframework.errors import SolverError
+from jdframework.linalg.low_rank import low_rank_factor
 from jdframework.linalg.pair import pair_solution
 from jdframework.linalg.pivoting import pivoted
 from jdframework.linalg.unit_problem import (
@@ -79,6 +80,7 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         return solution, residual
     solution[:, np.isnan(residual)] = 0.0
     residual = kkt_residual(unit, linear, solution)
+    thin = low_rank_factor(unit) if m > _SMALL else None
 
     def improve(columns: Indices, found: Array) -> None:
         """Takes over what is better."""
@@ -87,6 +89,9 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         columns = columns[better]
         solution[:, columns], residual[columns] = found[:, better], reached[better]
 
+    if thin is not None and len(thin) < m:  # each column takes less time, without any ridge
+        left = np.flatnonzero(residual > _AIM)
+        improve(left, _of_dependent(thin, linear[:, left]))
     for _ in range(_ROUNDS):
         left = np.flatnonzero(residual > _AIM + rounding(solution))
         if not left.size:
@@ -115,14 +120,30 @@ def _lawson_hanson(factor: Array, linear: Array) -> Array:
     upper = np.ascontiguousarray(factor.T)
     solution = np.empty_like(linear)
     for column, right in enumerate(-linear.T):
-        solution[:, column] = _least_squares(upper, dtrsv(factor.T, right, trans=1))
+        solution[:, column] = least_squares(upper, dtrsv(factor.T, right, trans=1))
     return solution
 
 
-def _least_squares(upper: Array, target: Array) -> Array:
+def _of_dependent(thin: Array, linear: Array) -> Array:
+    """The same of a matrix ``FᵀF``, by a factor with as many rows as it has rank.
+
+    :param thin: ``F`` ``[r, m]``.
+    :param linear: ``[m, k]``, in the range of the matrix.
+    """
+    basis, upper = np.linalg.qr(thin.T)
+    targets = np.linalg.solve(upper, -(basis.T @ linear))
+    return np.stack([least_squares(thin, target) for target in targets.T], axis=1)
+
+
+def least_squares(factor: Array, target: Array) -> Array:
+    """``argmin ‖Fy - t‖`` over ``y >= 0``, not to be believed; zero where it does not end.
+
+    :param factor: ``F`` ``[r, m]``.
+    :param target: ``t`` ``[r]``.
+    """
     import scipy.optimize
 
     try:
-        return np.asarray(scipy.optimize.nnls(upper, target, maxiter=50 * len(upper))[0])
+        return np.asarray(scipy.optimize.nnls(factor, target, maxiter=50 * factor.shape[1])[0])
     except RuntimeError:  # too many iterations: the residual will tell
-        return np.zeros_like(target)
+        return np.zeros(factor.shape[1])

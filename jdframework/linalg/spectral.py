@@ -13,6 +13,11 @@ from torch import Tensor
 from jdframework.linalg.host import on_host
 from jdframework.linalg.unit_problem import Array
 
+_SINGLE: Final = 24
+"""The binary digits of single precision."""
+_OF_SINGLE_ROWS: Final = 45
+"""Those of a Gramian of single-precision rows: the last is twice their rounding, squared."""
+_DOUBLE: Final = float(np.finfo(np.float64).eps)
 _CLEARLY: Final = 10.0
 """The condition number is an estimate, which may be off by some factor below this."""
 
@@ -61,8 +66,10 @@ def carried_precision(gramian: Float[Tensor, "m m"]) -> float:
     """The relative rounding error that the entries carry, whatever the dtype they come in.
 
     A Gramian computed in single precision keeps its errors when it is widened. It is known by its
-    entries, which are all numbers of single precision. One of integers is taken for that as well:
-    gradients whose angle is below some 1e-3 then count as parallel.
+    entries, which all have the digits of single precision, in whatever range. One of integers is
+    taken for that as well: gradients whose angle is below some 1e-3 then count as parallel. One
+    that was computed in double precision, of rows in single, is known by its digits, too: see
+    :func:`of_single_rows`.
 
     :param gramian: ``[m, m]``.
 
@@ -70,7 +77,46 @@ def carried_precision(gramian: Float[Tensor, "m m"]) -> float:
     2.220446049250313e-16
     >>> carried_precision(torch.tensor([[0.1]]).double())
     1.1920928955078125e-07
+    >>> carried_precision(torch.tensor([[0.1]]).double() * 2.0**-200)
+    1.1920928955078125e-07
     """
-    if gramian.dtype == torch.float64 and torch.equal(gramian.float().double(), gramian):
-        return torch.finfo(torch.float32).eps
-    return torch.finfo(gramian.dtype).eps
+    if gramian.dtype != torch.float64:
+        return torch.finfo(gramian.dtype).eps
+    gramian = gramian.detach().cpu()  # the one wait for a device
+    # Most Gramians of double precision show it on the diagonal, which takes less time.
+    for digits in (_SINGLE, _OF_SINGLE_ROWS):
+        if _has(digits, gramian.diagonal()) and _has(digits, gramian):
+            return 2.0 ** (1 - digits)
+    return torch.finfo(torch.float64).eps
+
+
+def rows_precision(precision: float) -> float:
+    """The relative rounding error of the rows that a Gramian is of.
+
+    :param precision: What its entries carry.
+    """
+    return float(torch.finfo(torch.float32 if precision > _DOUBLE else torch.float64).eps)
+
+
+def of_single_rows(gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+    """A Gramian of rows in single precision, without digits that tell nothing but their rounding.
+
+    Where rows are dependent, their rounding makes eigenvalues of its square, relative to the
+    largest. Methods take what is that small for zero, as the digits tell them.
+
+    :param gramian: Computed in float64.
+
+    >>> carried_precision(of_single_rows(torch.tensor([[0.1]], dtype=torch.float64)))
+    5.684341886080802e-14
+    """
+    mantissas, exponents = torch.frexp(gramian)
+    return torch.ldexp(_rounded(mantissas, _OF_SINGLE_ROWS), exponents)
+
+
+def _has(digits: int, values: Tensor) -> bool:
+    mantissas = torch.frexp(values).mantissa
+    return torch.equal(_rounded(mantissas, digits), mantissas)
+
+
+def _rounded(mantissas: Tensor, digits: int) -> Tensor:
+    return (mantissas * 2.0**digits).round() * 2.0**-digits

@@ -14,6 +14,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _TINY: Final = float(np.finfo(np.float64).tiny)
+_EITHER_SIGN: Final = 2.0
+"""How many times as large as the most negative eigenvalue those may be that rounding has made."""
 
 
 def on_positive_rows(solve: Callable[[Array, Array], Array], matrix: Array, linear: Array) -> Array:
@@ -71,8 +73,10 @@ def ridge(m: int) -> float:
 def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
     """The problem, bounded below, and the lower Cholesky factor of its matrix plus ridge.
 
-    A Gramian from single precision may have negative eigenvalues beyond rounding in double. It is
-    then replaced by its positive semi-definite part, and ``linear`` by its part in that range.
+    A Gramian from single precision may have negative eigenvalues beyond rounding in double. Its
+    rounding makes as many that are as large and positive, each of which looks like one more
+    gradient. All that are no larger than twice the most negative one are left out, and of
+    ``linear`` what is not in the range of the others.
 
     :param unit: ``[m, m]``.
     :param linear: ``[m, k]``.
@@ -82,7 +86,7 @@ def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
         return unit, linear, _factor(unit)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(unit)
-        kept = values > ridge(len(unit))
+        kept = values > max(ridge(len(unit)), -_EITHER_SIGN * values[0])
         basis = vectors[:, kept]
         unit = (basis * values[kept]) @ basis.T
         return unit, basis @ (basis.T @ linear), _factor(unit)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jdframework.bases import Aggregator, Tracking, losses_for
 from jdframework.config import Config, Paper
+from jdframework.linalg import lengths
 from jdframework.protocols.names import Need
 
 __all__ = ["DBMTL", "DBMTLConfig"]
@@ -105,12 +106,12 @@ class DBMTL(Tracking, Aggregator):
         rows = jacobian / (values + self.config.eps)[:, None]
         share = 1 - self.falling(self.config.beta, self.config.beta_sigma, rows.device)
         tracked = self.followed(rows, share)
-        lengths = tracked.norm(dim=1)
-        finite = lengths.isfinite().all()
+        norms = lengths(tracked)
+        finite = norms.isfinite().all()
         before = self.recalled("weight", 0 * share)
         weight = torch.lerp(before, torch.ones_like(share), share)
         self.weight = torch.where(finite, weight, before)
         self.keep(rows, tracked, finite)
-        direction: Tensor = torch.where(lengths > 0, lengths.max() / lengths, 0.0) @ tracked
+        direction: Tensor = torch.where(norms > 0, norms.max() / norms, 0.0) @ tracked
         direction = torch.where(finite, direction, torch.nan)
         return direction / weight.to(rows) if self.config.bias_correction else direction

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jdframework.bases import Aggregator, Tracking, losses_for
 from jdframework.config import Config, Paper
-from jdframework.linalg import gramian, simplex_projection
+from jdframework.linalg import gramian, lengths, simplex_projection
 
 __all__ = ["MoCo", "MoCoConfig"]
 
@@ -129,8 +129,8 @@ class MoCo(Tracking, Aggregator):
         """The gradients, at the lengths of their losses if the settings say so."""
         if self.config.normalize is None:
             return jacobian
-        values, lengths = losses_for(self, losses, jacobian), jacobian.norm(dim=1)
-        return torch.where(lengths == 0, 0.0, values / lengths)[:, None] * jacobian
+        values, norms = losses_for(self, losses, jacobian), lengths(jacobian)
+        return torch.where(norms == 0, 0.0, values / norms)[:, None] * jacobian
 
     def _moved(self, products: Float[Tensor, "m m"], gamma: Tensor) -> Float[Tensor, " m"]:
         """The weights after one projected step."""

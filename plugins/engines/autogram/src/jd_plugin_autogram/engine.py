@@ -21,7 +21,6 @@ from jdframework.linearization import Demand
 from jd_plugin_autogram.dependencies import Dependencies, dependencies_of
 from jd_plugin_autogram.linearization import AutogramLinearization
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
-from jd_plugin_autogram.parameter_hooks import without_hooks
 from jd_plugin_autogram.probe_cache import ProbeCache
 from jd_plugin_autogram.recording import Recorder
 from jd_plugin_autogram.rules import rules
@@ -29,11 +28,6 @@ from jd_plugin_autogram.rules import rules
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """The relative error of the identity up to which a Gramian is taken for exact."""
 _HALF_TOLERANCE: Final = 0.1
-_REPLACE: Final = (
-    "batch normalisation in training mode mixes the instances, so that each loss takes a backward "
-    "pass of its own, which is many times slower: model = "
-    "jd_plugin_autogram.replace_batch_norm(model), before jd.Descent is made"
-)
 
 
 class AutogramConfig(EngineConfig):
@@ -101,6 +95,11 @@ class Autogram(Engine):
         self.cache = ProbeCache()
         weakref.finalize(self, self.recorder.close)
 
+    @classmethod
+    def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
+        """What every engine refuses, and what cannot be watched."""
+        return super().refusal(modules, config) or _scripted(modules)
+
     def linearize(
         self,
         outputs: Sequence[Tensor],
@@ -126,7 +125,7 @@ class Autogram(Engine):
 
     def close(self) -> None:
         """Takes the hooks off the model."""
-        self.recorder.close()
+        self.recorder.close(self.modules)
 
     def _objectives(
         self, outputs: list[Tensor], dim: int | None, cotangents: Sequence[Tensor] | None
@@ -159,8 +158,7 @@ class Autogram(Engine):
             raise UnsupportedModelError(
                 f"{names[0] if names else ''}batch normalisation in training mode mixes the "
                 f"instances of the batch, so that losses are not independent: call .eval() on it, "
-                f"use GroupNorm, or use engine='autojac'",
-                advice=_REPLACE,
+                f"use GroupNorm (jd_plugin_autogram.replace_batch_norm), or use engine='autojac'"
             )
 
     def memory_for(self, dependencies: Dependencies, device: torch.device) -> int:
@@ -172,24 +170,6 @@ class Autogram(Engine):
         return self.cache.size(
             dependencies.kind, lambda: setting_in_bytes(self.config.memory, device)
         )
-
-    def identity_error(
-        self,
-        losses: Tensor | Sequence[Tensor],
-        gramian: Float[Tensor, "m m"],
-        *,
-        starts: Sequence[Tensor] | None = None,
-    ) -> float:
-        """See :meth:`jdframework.bases.Engine.identity_error`; hooks of parameters are not run.
-
-        They are run on the update, once, so that the Gramian is that of the gradients before them.
-
-        :param losses: As for the base class.
-        :param gramian: As for the base class.
-        :param starts: As for the base class.
-        """
-        with without_hooks(self.parameters):
-            return super().identity_error(losses, gramian, starts=starts)
 
     def verify_gramian(self, lin: AutogramLinearization, gramian: Float[Tensor, "m m"]) -> bool:
         """Refuses a Gramian that is wrong; False after an overflow, which tells nothing of it.
@@ -211,6 +191,19 @@ class Autogram(Engine):
                 f"batch_dim=None or engine='autojac'"
             )
         return True
+
+
+def _scripted(modules: Sequence[nn.Module]) -> str | None:
+    """Hooks cannot be put on what TorchScript runs."""
+    for module in modules:
+        for name, layer in module.named_modules():
+            if isinstance(layer, torch.jit.ScriptModule):
+                which = f"the layer {name!r}" if name else "the module"
+                return (
+                    f"{which} is compiled by torch.jit, which lets no hooks see the calls of its "
+                    f"layers: use engine='autojac', or give it uncompiled"
+                )
+    return None
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdframework.autograd.graph import without
 from jdframework.errors import UnsupportedModelError
+from jdframework.linalg.single import misfits, unshifted
 from jdframework.linearization import (
     Forecast,
     Gradients,
     Linearization,
-    OfRows,
+    RowFunction,
     split,
     summed,
 )
 
 from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.factors import Factors, Rows, combined
+from jd_plugin_autogram.factors.base import multiplied
 from jd_plugin_autogram.forecast import forecast_of
 from jd_plugin_autogram.objectives import Objectives, differentiated
-from jd_plugin_autogram.parameter_hooks import hooked, without_hooks
 from jd_plugin_autogram.plan import Plan, make_plan, sketch_plan
 from jd_plugin_autogram.rules import NotRepeatableError
 
 if TYPE_CHECKING:
     from jd_plugin_autogram.engine import Autogram
+
+_SHIFT: Final = 96
+"""Brings any norm in single precision, but those that have no need, to where its square is."""
 
 
 class AutogramLinearization(Linearization):
@@ -61,6 +65,7 @@ class AutogramLinearization(Linearization):
         self._owners = {id(self.inputs[i]): g for g, own in enumerate(self.groups) for i in own}
         self._retain = retain_graph
         self._factors: list[Factors] | None = None
+        self._shifts: dict[int, Int[Tensor, " m"]] = {}
 
     @torch.no_grad()
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
@@ -68,18 +73,18 @@ class AutogramLinearization(Linearization):
 
         :raises UnsupportedModelError: if they fail an identity that they are checked by.
         """
-        with without_hooks(self.inputs):
-            return self._gramians()
-
-    def _gramians(self) -> list[Float[Tensor, "m m"] | None]:
         cache, plan = self._engine.cache, self.plan
         kind = self.dependencies.kind, plan.axis_key
         # Every time, where what is seen of one batch's instances is not true of the next's.
         unverified = self._engine.config.verify_first and (
             plan.axis_key is None or not cache.is_trusted(kind)
         )
-        totals = self._totals(plan, self._retain or unverified)
-        found = [totals.get(group) for group in range(len(self.groups))]
+        totals = self._within_range(plan, self._totals(plan, self._retain or unverified))
+        permuted = self.objectives.permuted
+        found = [
+            None if (own := totals.get(group)) is None else permuted(own)
+            for group in range(len(self.groups))
+        ]
         total = summed(found)
         if unverified and total is not None and self._engine.verify_gramian(self, total):
             cache.verified(kind)
@@ -95,10 +100,10 @@ class AutogramLinearization(Linearization):
         }
         targets: list[Tensor] = []
         found: list[Tensor | None] = []
+        of_factors = {group: self._unshifted(group, each) for group, each in own.items()}
         for factor in self._factors or ():
             targets.append(factor.parameter)
-            found.append(factor.gradient(own[self._owners[id(factor.parameter)]]))
-        targets, found = hooked(targets, found)
+            found.append(factor.gradient(of_factors[self._owners[id(factor.parameter)]]))
         for left, (group, each) in zip(reversed(range(len(own))), own.items(), strict=True):
             rest = [] if self._factors is not None else [self.inputs[i] for i in self.groups[group]]
             rest += self.outside
@@ -126,9 +131,11 @@ class AutogramLinearization(Linearization):
             own = [factor.rows() for factor in of.get(id(parameter), ())]
             if own:
                 rows = sum(own[1:], start=own[0])
+                shifts = self._shifts.get(self._owners[id(parameter)])
+                rows = rows if shifts is None else multiplied(rows, torch.exp2(-shifts.float()))
                 yield position, self.objectives.permuted_rows(rows).to(parameter.dtype)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """See :meth:`jdframework.linearization.Linearization.direct`; one parameter at a time."""
         if not column_wise:
             return super().direct(function, group, column_wise=False)
@@ -180,12 +187,74 @@ class AutogramLinearization(Linearization):
             self._add(totals, factors)
             kept += factors if fused else []
         self._factors = kept if fused else None
-        return {number: objectives.permuted(total) for number, total in totals.items()}
+        return totals
+
+    def _within_range(
+        self, plan: Plan, totals: dict[int, Float[Tensor, "m m"]]
+    ) -> dict[int, Float[Tensor, "m m"]]:
+        """The Gramians; in float64 where the squares of rows leave the range of float32.
+
+        These rows are then multiplied by powers of two. What was kept of them is used once more;
+        what was too large to be kept takes its passes again.
+
+        :param totals: In the order ``i·k + a``, as :meth:`_totals` gives them.
+        :raises UnsupportedModelError: if the layers' inputs or gradients go still further apart.
+        """
+        found = {number: self._shifts_of(number, g.diagonal()) for number, g in totals.items()}
+        self._shifts = {number: own for number, own in found.items() if own is not None}
+        if not self._shifts:
+            return totals
+        if self._factors is None:
+            shifted = self._totals(plan, retain_graph=True)
+        else:
+            shifted = {}
+            owners = self._owners
+            self._add(
+                shifted, [p for p in self._factors if owners[id(p.parameter)] in self._shifts]
+            )
+        for number, own in self._shifts.items():
+            lost = ~shifted[number].diagonal().isfinite() & (own > 0)
+            if bool(lost.any()):
+                raise UnsupportedModelError(
+                    "gradients are so short that single precision cannot compare them layer by "
+                    "layer: use engine='autojac', or multiply the losses by some power of two"
+                )
+            totals = totals | {number: unshifted(shifted[number], own, own)}
+        return totals
+
+    def _shifts_of(self, group: int, squares: Float[Tensor, " m"]) -> Int[Tensor, " m"] | None:
+        """By which powers of two rows are to be multiplied; None if all are in range, or zero."""
+        suspects = misfits(squares)
+        if suspects is None:
+            return None
+        zero = squares == 0
+        rows = torch.nonzero(zero).flatten()
+        if not bool((suspects & ~zero).any()) and not self._reach(group, rows):
+            return None
+        return torch.where(suspects, torch.where(squares < 1, _SHIFT, -_SHIFT), 0)
+
+    def _reach(self, group: int, rows: Int[Tensor, " r"]) -> bool:
+        """Whether some of these rows, whose squares are zero, may be other than zero."""
+        if self._factors is not None:
+            own = [p for p in self._factors if self._owners[id(p.parameter)] == group]
+            return any(bool(factor.reaches(rows.to(factor.parameter.device))) for factor in own)
+        weights = torch.zeros(self.objectives.m, device=rows.device)
+        weights[rows] = torch.linspace(1.0, 2.0, len(rows), device=rows.device)
+        inputs = [self.inputs[i] for i in self.groups[group]]
+        found = differentiated(self.objectives.weighted(weights), inputs, True)
+        return any(bool(each.any()) for each in found if each is not None)
+
+    def _unshifted(self, group: int, weights: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Weights of the rows as they are kept."""
+        shifts = self._shifts.get(group)
+        return weights if shifts is None else torch.ldexp(weights.double(), -shifts)
 
     def _add(self, totals: dict[int, Tensor], factors: Sequence[Factors]) -> None:
         for factor in factors:
-            number, found = self._owners[id(factor.parameter)], factor.gramian()
-            total = totals.get(number)
+            number = self._owners[id(factor.parameter)]
+            if number in self._shifts:
+                factor.scale(torch.exp2(self._shifts[number].float()))
+            found, total = factor.gramian(), totals.get(number)
             totals[number] = found if total is None else total + found.to(total.device)
 
     def _factors_of(

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from jdframework.autograd.graph import gradients, stacked, weighted_starts
+from jdframework.autograd.graph import cast, gradients, stacked, weighted_starts
 
 _Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
 
@@ -141,7 +141,7 @@ class Instances(Objectives):
 
     def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
         """All losses."""
-        values = weights.to(self._losses.dtype)
+        values = cast(weights, self._losses)
         if self._dim == 0:
             return [self._losses], [values.reshape(self._losses.shape)]
         return [self._losses], [self._start(self._indices.flatten(), values)]
@@ -229,7 +229,7 @@ class Tasks(Objectives):
         """All of them."""
         if self.starts is not None:
             return self.outputs, [
-                torch.tensordot(weights.to(start.dtype), start, dims=1) for start in self.starts
+                torch.tensordot(cast(weights, start), start, dims=1) for start in self.starts
             ]
         return self.outputs, weighted_starts(weights, self.outputs)
 

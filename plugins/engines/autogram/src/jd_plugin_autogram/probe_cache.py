@@ -20,6 +20,10 @@ class ProbeCache:
         self._trusted: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, int] = {}
 
+    def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
+        """A copy has seen nothing."""
+        return type(self), ()
+
     def places(self, kind: Hashable) -> list[Place] | None:
         """Where the instances lie in each output; None if that is not known."""
         return self._places.get(kind)

@@ -7,6 +7,7 @@ backward pass leave nothing behind.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -127,6 +128,7 @@ class Recorder:
 
     def watch(self, layer: nn.Module) -> None:
         """Remembers what a repeatable call leaves as it is."""
+        self._watched.add(id(layer))  # a copy's layers make themselves known
         if torch.is_grad_enabled() and layer not in self._unrepeatable:
             self._before[layer] = snapshot(layer), random_states()
 
@@ -184,11 +186,22 @@ class Recorder:
                 for place in [place for place in records if place[0] == self._identity]:
                     del records[place]
 
-    def close(self) -> None:
-        """Takes the hooks off the layers."""
+    def close(self, modules: Iterable[nn.Module] = ()) -> None:
+        """Takes the hooks off the layers.
+
+        :param modules: Where a copy finds them: it has no handles.
+        """
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for layer in (layer for module in modules for layer in module.modules()):
+            for hook in [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]:
+                if isinstance(hook, _Hook) and hook.recorder is self:
+                    hook.remove_from(layer)
+
+    def __reduce__(self) -> tuple[type[Recorder], tuple[dict[nn.Module, bool]]]:
+        """A copy records for the hooks that are copied with it, and has seen nothing yet."""
+        return type(self), ({},)
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
@@ -267,7 +280,11 @@ class _Inside:
 
 
 class _Hook:
-    """A hook that keeps no engine alive; that of a copied model does nothing."""
+    """A hook that keeps no engine alive, and is copied with its layer.
+
+    Where the engine is copied, too, the copy's hooks record for the copy's engine; otherwise they
+    take themselves off when they are first called.
+    """
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = None if recorder is None else weakref.ref(recorder)
@@ -279,11 +296,32 @@ class _Hook:
             return None
         return self._recorder()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return type(self)(None)
+    def remove_from(self, layer: nn.Module) -> None:
+        """Takes it off a layer; not while torch.compile traces."""
+        if torch.compiler.is_compiling():
+            return
+        registries: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
+        for hooks in registries:
+            for number in [number for number, hook in hooks.items() if hook is self]:
+                del hooks[number]
+                layer._forward_hooks_with_kwargs.pop(number, None)
 
-    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
-        return type(self), (None,)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return type(self)(copy.deepcopy(self.recorder, memo))
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[Recorder | None]]:
+        return type(self), (self.recorder,)
+
+    @property
+    def __name__(self) -> str:
+        """What ``torch.jit.script`` asks for, before it tries to compile the hook.
+
+        :raises AttributeError: always, with what to do.
+        """
+        raise AttributeError(
+            "torch.jit.script cannot compile a model that autogram watches: call close() on its "
+            "Descent or engine first, or script the model before they are made"
+        )
 
 
 class _Before(_Hook):
@@ -291,6 +329,8 @@ class _Before(_Hook):
         recorder = self.recorder
         if recorder is not None:
             recorder.watch(layer)
+        else:
+            self.remove_from(layer)
 
 
 class _After(_Hook):
@@ -300,3 +340,5 @@ class _After(_Hook):
         recorder = self.recorder
         if recorder is not None:
             recorder.record(layer, args, kwargs, output)
+        else:
+            self.remove_from(layer)

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.linearization import OfRows
+from jdframework.linalg.single import narrowed
+from jdframework.linearization import RowFunction
+from jdframework.linearization.blocks import as_reals
 
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.rows import Rows
@@ -23,19 +25,21 @@ _COPIES_OF_AN_AGGREGATION: Final = 6
 
 
 def gramian(rows: Rows, positions: Sequence[int]) -> Float[Tensor, "m m"]:
-    """``J Jᵀ`` over the columns of some inputs.
+    """``J Jᵀ`` over the columns of some inputs; the blocks' are added in double precision.
 
     :param rows: The Jacobian.
     :param positions: Of the inputs.
     """
     dtype = torch.promote_types(rows.layout.dtype, torch.float32)
-    total = torch.zeros((rows.m, rows.m), dtype=dtype, device=rows.layout.device)
+    device = rows.layout.device
+    added_in = dtype if device.type == "mps" else torch.float64
+    total = torch.zeros((rows.m, rows.m), dtype=added_in, device=device)
 
     def add(start: int, stop: int) -> None:
         total.add_(linalg.gramian([rows.block(start, stop)]))
 
     _each_block(rows, positions, add, _COPIES_OF_A_PRODUCT)
-    return total
+    return total if dtype == added_in else narrowed(total, total.diagonal())
 
 
 def weighted_sum(
@@ -57,7 +61,7 @@ def weighted_sum(
     return direction.blocks
 
 
-def aggregated(rows: Rows, positions: Sequence[int], function: OfRows) -> list[Tensor]:
+def aggregated(rows: Rows, positions: Sequence[int], function: RowFunction) -> list[Tensor]:
     """What a function gives of all columns, one value each: one tensor per input.
 
     :param rows: The Jacobian.
@@ -105,7 +109,7 @@ class Direction:
         :param values: One per column.
         """
         for piece in self._layout.pieces(start, stop):
-            self._flat[piece.position].view(-1)[piece.within] = values[piece.at]
+            as_reals(self._flat[piece.position]).view(-1)[piece.within] = values[piece.at]
 
 
 def _each_block(

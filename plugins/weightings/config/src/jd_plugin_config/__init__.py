@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jdframework.bases import GramianWeighting, Preferring
 from jdframework.config import Paper
-from jdframework.linalg import carried_precision, on_host
+from jdframework.linalg import carried_precision, on_host, rows_precision
 from jdframework.linalg.spectral import pseudo_solution
 from jdframework.linalg.unit_problem import Array, unit_rows
 
@@ -63,14 +63,15 @@ def _solved(gramian: Array, preferences: Array) -> Array:
     if not present.any():
         return np.zeros_like(norms)
     wanted = np.where(present, preferences, 0.0)
-    tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
+    precision = carried_precision(torch.from_numpy(gramian))
+    tolerance, noise = len(gramian) * precision, len(gramian) * rows_precision(precision)
     mixture = pseudo_solution(cosines, wanted, tolerance)
     reached = cosines @ mixture
     longest = norms.max()
     along = norms / longest * reached
     # A direction, or a length, that is zero but for rounding would be a random update.
-    rounding = 10 * tolerance * float(np.linalg.norm(wanted))
-    terms = 10 * tolerance * np.abs(along).sum() + rounding * (norms / longest).sum()
+    rounding = 10 * noise * float(np.linalg.norm(wanted))
+    terms = 10 * noise * np.abs(along).sum() + rounding * (norms / longest).sum()
     if np.linalg.norm(reached) <= rounding or abs(along.sum()) <= terms:
         return np.zeros_like(norms)
     length = along.sum() / (mixture @ reached)

@@ -17,7 +17,7 @@ from jdframework.bases import GramianWeighting, Remembering
 from jdframework.config import Config, Paper, Solver, Vector
 from jdframework.errors import ConfigError
 from jdframework.linalg import carried_precision, nonnegative_qp, on_host
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 
 __all__ = ["PCD", "PCDConfig"]
 
@@ -25,8 +25,8 @@ Array = NDArray[np.float64]
 
 _ROUNDING: Final = 4
 """A square of ``m`` terms below this many times ``m`` rounding errors of its terms is zero."""
-_COARSE: Final = 1e-9
-"""Rounding above this is that of single precision."""
+_COARSE: Final = 1e-15
+"""Rounding above this, relative to an entry, is that of single precision in some way."""
 _ROUNDS: Final = 3
 _FARTHEST: Final = 1e5
 """A direction that must be this many times longer than the primary gradient does not exist."""
@@ -183,8 +183,8 @@ def _multipliers(solver: str, unit: Array, wanted: Array, rounding: float) -> Ar
         return np.maximum(wanted, 0.0)
     if not (wanted > 0.0).any() or not _is_within_reach(unit, wanted, rounding):
         return np.zeros_like(wanted)
-    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
-    if rounding < _COARSE:
+    solve = nonnegative_qp if solver == "exact" else partial(external_nonnegative_qp, solver)
+    if rounding < _ROUNDING * (1 + len(unit)) * _COARSE:
         return solve(unit, -wanted[:, None])[:, 0]
     # Of dependent rows, rounding leaves a matrix that is not semi-definite, whose semi-definite
     # part does not know all of what is wanted. A ridge around the last solution mends both.

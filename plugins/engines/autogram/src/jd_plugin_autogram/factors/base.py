@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from jdframework.linalg.gramian import weighted_sum as weighted_rows
+from jdframework.linalg.products import products
 
 _STRIP: Final = 64
 """How many rows of a symmetric product are computed at once."""
@@ -34,6 +37,17 @@ class Factors(ABC):
     def rows(self) -> Float[Tensor, "m *shape"]:
         """``P`` itself."""
 
+    @abstractmethod
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """Multiplies the rows, before any of the above is asked for again.
+
+        :param factors: Powers of two.
+        """
+
+    @abstractmethod
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """Whether some of these rows may be other than zero, without making them."""
+
 
 class Rows(Factors):
     """The rows themselves.
@@ -58,6 +72,14 @@ class Rows(Factors):
         """They are here."""
         return self._block
 
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """They are here."""
+        self._block = multiplied(self._block, factors)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """They are here."""
+        return self._block[rows].any()
+
 
 def rows_gramian(block: Float[Tensor, "m *shape"]) -> Float[Tensor, "m m"]:
     """``P Pᵀ``."""
@@ -68,19 +90,24 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
     """``M Mᵀ``, of which but little more than one half is computed where that pays."""
     m = len(matrix)
     if m < 2 * _STRIP:
-        return matrix @ matrix.T
+        return products(matrix, matrix)
     found = matrix.new_empty((m, m))
     for start in range(0, m, _STRIP):
         end = start + _STRIP
-        torch.mm(matrix[start:end], matrix[start:].T, out=found[start:end, start:])
+        found[start:end, start:] = products(matrix[start:end], matrix[start:])
         found[end:, start:end] = found[start:end, end:].T
     return found
 
 
 def weighted_sum(weights: Float[Tensor, " m"], block: Float[Tensor, "m *shape"]) -> Tensor:
     """``Σ_i w_i block_i``."""
-    matrix = block.reshape(len(block), -1)
-    return (weights.to(block.dtype) @ matrix).reshape(block.shape[1:])
+    return weighted_rows([block], weights)[0]
+
+
+def multiplied(block: Float[Tensor, "m *shape"], factors: Float[Tensor, " m"]) -> Tensor:
+    """Rows times powers of two, for which half precision has no room."""
+    wide = block.float() if block.dtype == torch.float16 else block
+    return wide * factors.to(wide).reshape(-1, *(1,) * (wide.ndim - 1))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from jdframework.linalg.products import products
 
 from jd_plugin_autogram.factors.base import Factors, Rows, at_least_float32
 from jd_plugin_autogram.factors.product import Product
@@ -28,10 +30,8 @@ class Tied(Factors):
     def gramian(self) -> Float[Tensor, "m m"]:
         """Both, and twice the part across, for which the head's rows of the tokens suffice."""
         product, tokens = self._product, self._looked_up.tokens
-        gradients = product.gradients[..., tokens]
-        part = Product(product.parameter[tokens].detach(), product.inputs, gradients)
-        across = at_least_float32(part.rows().flatten(1))
-        across = across @ at_least_float32(self._looked_up.block.flatten(1)).T
+        across = at_least_float32(product.rows_of(tokens).flatten(1))
+        across = products(across, at_least_float32(self._looked_up.block.flatten(1)))
         return product.gramian() + self._looked_up.gramian() + across + across.T
 
     def gradient(self, weights: Float[Tensor, " m"]) -> Tensor:
@@ -41,6 +41,15 @@ class Tied(Factors):
     def rows(self) -> Float[Tensor, "m *shape"]:
         """The sum."""
         return self._product.rows() + self._looked_up.rows()
+
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """Both."""
+        self._product.scale(factors)
+        self._looked_up.scale(factors)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """Either."""
+        return self._product.reaches(rows) | self._looked_up.reaches(rows)
 
 
 def combined(factors: Sequence[Factors]) -> list[Factors]:

@@ -6,13 +6,21 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from jdframework.linalg.products import products
+
 from jd_plugin_autogram.cost import ghost_is_cheaper
-from jd_plugin_autogram.factors.base import Factors, at_least_float32, rows_gramian, weighted_sum
-from jd_plugin_autogram.factors.product import Product
+from jd_plugin_autogram.factors.base import (
+    Factors,
+    at_least_float32,
+    multiplied,
+    rows_gramian,
+    weighted_sum,
+)
+from jd_plugin_autogram.factors.product import Product, scaled_gradients
 
 _SMALL: Final = 2**24
 """Bytes of rows that are made at once where they are not to be kept."""
@@ -92,6 +100,21 @@ class Convolved(Factors):
         """``Σ_t B_t A_tᵀ``."""
         return self._rows_of(slice(None)) if self._kept is None else self._kept
 
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """The rows, or the gradients of the outputs."""
+        if self._kept is not None:
+            self._kept = multiplied(self._kept, factors)
+            return
+        self.gradients = scaled_gradients(self.gradients, factors)
+        self.inputs = self.inputs.to(self.gradients.dtype)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """As the rows, or the gradients of the outputs, tell."""
+        if self._kept is not None:
+            return self._kept[rows].any()
+        k = len(self.gradients)
+        return self.gradients[rows % k, rows // k].any()
+
     def _rows_of(self, part: slice) -> Float[Tensor, "m *shape"]:
         """Those of some parameter rows' output channels of the instances ``part``."""
         inputs = self.inputs[part]
@@ -149,7 +172,7 @@ class Convolved(Factors):
             for second in parts[i:]:
                 right = left if second is first else self._rows_of(second).flatten(1)
                 columns = slice(second.start * k, second.stop * k)
-                block = left @ right.to(left.dtype).T
+                block = products(left, right.to(left.dtype))
                 total[rows, columns], total[columns, rows] = block, block.T
         return total
 

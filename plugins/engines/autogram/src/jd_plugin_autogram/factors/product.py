@@ -6,8 +6,10 @@ from functools import cached_property
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from jdframework.linalg.products import products
 
 from jd_plugin_autogram.cost import ghost_is_cheaper
 from jd_plugin_autogram.factors.base import (
@@ -15,6 +17,7 @@ from jd_plugin_autogram.factors.base import (
     at_least_float32,
     by_objective,
     gram,
+    multiplied,
     rows_gramian,
     weighted_sum,
 )
@@ -110,6 +113,29 @@ class Product(Factors):
         oriented = found.mT if self.swapped else found
         return oriented.reshape(len(found), *self.parameter.shape)
 
+    def rows_of(self, tokens: Int[Tensor, " U"]) -> Float[Tensor, "m U d"]:
+        """Those of some rows of the parameter."""
+        if self._kept is not None:
+            return self._kept[:, tokens]
+        part = self.parameter[tokens].detach()
+        return Product(part, self.inputs, self.gradients[..., tokens]).rows()
+
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """The rows, or ``B``."""
+        if self._kept is not None:
+            self._kept = multiplied(self._kept, factors)
+            return
+        vars(self).pop("outputs_gram", None)
+        self.gradients = scaled_gradients(self.gradients, factors)
+        self.inputs = self.inputs.to(self.gradients.dtype)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """As the rows, or ``B``, tell."""
+        if self._kept is not None:
+            return self._kept[rows].any()
+        k = len(self.gradients)
+        return self.gradients[rows % k, rows // k].any()
+
     def ghost(self) -> Float[Tensor, "m m"]:
         """The Gramian without the rows."""
         k, n, length, d, _ = self.sizes
@@ -132,13 +158,29 @@ class Product(Factors):
         """The Gramian of rows that are thrown away."""
         k, n, _, d, p = self.sizes
         width = max(1, _CHUNK // (k * n * d))
-        total = at_least_float32(self.gradients.new_zeros((k * n, k * n)))
+        dtype = torch.promote_types(self.gradients.dtype, torch.float32)
+        # There may be thousands of chunks, whose rounding errors would add up.
+        added_in = dtype if self.gradients.device.type == "mps" else torch.float64
+        total = self.gradients.new_zeros((k * n, k * n), dtype=added_in)
         # Fresh memory costs more than the product that fills it.
         space = self.gradients.new_empty(k * n * d * min(width, p))
         for start in range(0, p, width):
             chunk = _outer(self.inputs, self.gradients[..., start : start + width], space)
             total += rows_gramian(chunk)
-        return total
+        return total.to(dtype)
+
+
+def scaled_gradients(
+    gradients: Float[Tensor, "k n *shape"], factors: Float[Tensor, " m"]
+) -> Float[Tensor, "k n *shape"]:
+    """The gradients of outputs, by whose scale that of the rows is changed.
+
+    :param factors: In the order ``i·k + a``.
+    """
+    k, n = gradients.shape[:2]
+    by_pass = factors.reshape(n, k).T.reshape(-1)
+    rows: Tensor = multiplied(gradients.flatten(0, 1), by_pass).unflatten(0, (k, n))
+    return rows
 
 
 def _outer(
@@ -171,7 +213,7 @@ def _of_one_batch(
     k, length, p = gradients.shape
     side_by_side = gradients.transpose(0, 1).reshape(length, k * p)
     mixed = (inputs @ inputs.T @ side_by_side).reshape(length, k, p).transpose(0, 1)
-    return mixed.reshape(k, -1) @ gradients.reshape(k, -1).T
+    return products(mixed.reshape(k, -1), gradients.reshape(k, -1))
 
 
 def _block_sums(
@@ -229,3 +271,12 @@ class Bias(Factors):
     def rows(self) -> Float[Tensor, "m p"]:
         """The sums."""
         return self._block
+
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """The sums."""
+        self._block = multiplied(self._block, factors)
+        self._product = None  # whose rows may have other factors
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """The sums."""
+        return self._block[rows].any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jd_plugin_autogram.factors.base import Factors
@@ -37,3 +37,11 @@ class SliceFactors(Factors):
         whole = found.new_zeros((len(found), *self.parameter.shape))
         whole[:, self.start : self.start + found.shape[1]] = found
         return whole
+
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """Those of the part."""
+        self.part.scale(factors)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """Those of the part."""
+        return self.part.reaches(rows)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jd_plugin_autogram.factors.base import Factors, rows_gramian, weighted_sum
+from jd_plugin_autogram.factors.base import Factors, multiplied, rows_gramian, weighted_sum
 
 
 class TokenRows(Factors):
@@ -37,3 +37,11 @@ class TokenRows(Factors):
         whole = self.block.new_zeros((len(self.block), *self.parameter.shape))
         whole[:, self.tokens] = self.block
         return whole
+
+    def scale(self, factors: Float[Tensor, " m"]) -> None:
+        """Those of the tokens that occur."""
+        self.block = multiplied(self.block, factors)
+
+    def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
+        """Those of the tokens that occur."""
+        return self.block[rows].any()
