@@ -301,15 +301,24 @@ class TestHooksOfTheUser:
         assert_served(model, losses)
 
     @pytest.mark.parametrize("batch_dim", [0, None])
-    def test_a_hook_on_a_parameter_counts_whenever_it_came(self, batch_dim: int | None) -> None:
+    def test_hooks_on_parameters_see_the_update_once_a_step(self, batch_dim: int | None) -> None:
         model, x = mlp(), batch()
         loss = one if batch_dim == 0 else tasks
         engine = Autogram(model, batch_dim=batch_dim)
-        for _ in range(2):
-            expected = reference(loss(model(x)), list(model.parameters()))
+        expected = reference(loss(model(x)), list(model.parameters()))
+        seen: list[Tensor] = []
+        model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
+        model[0].weight.register_hook(seen.append)
+        model[0].weight.register_hook(lambda gradient: gradient + 1.0)
+        model[2].bias.register_hook(seen.append)
+        for step in range(1, 4):
             torch.testing.assert_close(engine.compute_gramian(loss(model(x))), expected)
-            model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
-        assert_served(model, lambda: loss(model(x)), batch_dim=batch_dim)
+            assert engine.verify(loss(model(x))) < 1e-9
+            weights = engine.backward(loss(model(x)), Ramp())
+            assert weights is not None
+            assert len(seen) == 2
+            assert_gradient(model, lambda: loss(model(x)), weights, 1e-10, f"step {step}")
+            seen.clear()
 
 
 class TestPasses:
@@ -990,3 +999,22 @@ def test_losses_that_begin_to_mix_instances_are_found_out_by_the_tenth_step() ->
         engine.compute_gramian(losses(0.0))
     with pytest.raises(jd.UnsupportedModelError, match="fails uᵀGu"):
         engine.compute_gramian(losses(1.0))
+
+
+def test_a_convolution_that_onednn_has_no_primitive_for_takes_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = torch.ops.aten.convolution_backward
+
+    def without_primitive(*arguments: Any) -> Any:
+        if torch._C._get_mkldnn_enabled():
+            raise RuntimeError("could not create a primitive")
+        return original(*arguments)
+
+    without_primitive.default = original.default  # type: ignore[attr-defined]
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=12, dilation=12, groups=4), nn.Tanh(), nn.Flatten()
+    ).to(F64)
+    x = batch(3, 4, 6, 6)
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", without_primitive)
+    assert_served(model, lambda: one(model(x)))

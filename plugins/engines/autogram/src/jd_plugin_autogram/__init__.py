@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jd_plugin_autogram.batch_norm import replace_batch_norm
 from jd_plugin_autogram.engine import Autogram, AutogramConfig
 
-__all__ = ["Autogram", "AutogramConfig"]
+__all__ = ["Autogram", "AutogramConfig", "replace_batch_norm"]

@@ -158,7 +158,7 @@ class Autogram(Engine):
             raise UnsupportedModelError(
                 f"{names[0] if names else ''}batch normalisation in training mode mixes the "
                 f"instances of the batch, so that losses are not independent: call .eval() on it, "
-                f"use GroupNorm, or use engine='autojac'"
+                f"use GroupNorm (jd_plugin_autogram.replace_batch_norm), or use engine='autojac'"
             )
 
     def memory_for(self, dependencies: Dependencies, device: torch.device) -> int:

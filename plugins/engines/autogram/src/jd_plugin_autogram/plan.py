@@ -116,8 +116,7 @@ def _divided(
 ) -> tuple[list[Contribution], dict[int, nn.Parameter]]:
     """The uses that are understood, and by identity the parameters that need a pass each."""
     reached = {id(leaf) for leaf in dependencies.unrecognised}
-    # A hook on a parameter sees whole gradients, which only autograd's own rows are.
-    fallback = {id(p): p for p in parameters if id(p) in reached or p._backward_hooks}
+    fallback = {id(p): p for p in parameters if id(p) in reached}
     contributions = _contributions(dependencies, {id(p) for p in parameters} - fallback.keys())
     if objectives.n == 1:
         costly = [v for v in contributions if not v.saves(objectives.k)]

@@ -132,7 +132,7 @@ class Convolved(Factors):
         geometry, shape = self.geometry, self.parameter.shape
         # Never read; one that is expanded from a single number would be copied, which is slower.
         weight = gradients.new_empty((n * shape[0], *shape[1:]))
-        found: Tensor = torch.ops.aten.convolution_backward(
+        arguments = (
             gradients,
             inputs,
             weight,
@@ -144,7 +144,19 @@ class Convolved(Factors):
             geometry.output_padding,
             n * geometry.groups,
             (False, True, False),
-        )[1]
+        )
+        try:
+            found: Tensor = torch.ops.aten.convolution_backward(*arguments)[1]
+        except RuntimeError as error:
+            if "primitive" not in str(error) or not torch._C._get_mkldnn_enabled():
+                raise
+            # oneDNN has none for some shapes of so many groups, of which torch has a form itself.
+            # ``torch.backends.mkldnn.flags`` sets more than this, and warns of it.
+            torch._C._set_mkldnn_enabled(False)
+            try:
+                found = torch.ops.aten.convolution_backward(*arguments)[1]
+            finally:
+                torch._C._set_mkldnn_enabled(True)
         return found
 
     def _gramian_in_chunks(self) -> Float[Tensor, "m m"]:
