@@ -16,9 +16,7 @@ _LONG: Final = 2**16
 """From how many columns on the rows are divided: the errors of a few rows then come near 1e-6."""
 
 
-def products(
-    first: Float[Tensor, "m n"], second: Float[Tensor, "k n"]
-) -> Float[Tensor, "m k"]:
+def products(first: Float[Tensor, "m n"], second: Float[Tensor, "k n"]) -> Float[Tensor, "m k"]:
     """``A Bᵀ``; in single precision by blocks of columns, whose products are added in double.
 
     A product of matrices adds up long rows one block of the cache after the other, so that each

@@ -142,7 +142,9 @@ def test_zero_gradients_beside_ordinary_ones_change_nothing(mode: Any) -> None:
 def test_a_weight_that_the_losses_dtype_cannot_hold_is_refused() -> None:
     model = nn.Linear(3, 2)
     losses = model(torch.ones(3)).square() * 1e-38
-    with pytest.raises(jd.NonFiniteError, match=r"a weight of 1e\+40 is out of the range of float32"):
+    with pytest.raises(
+        jd.NonFiniteError, match=r"a weight of 1e\+40 is out of the range of float32"
+    ):
         jd.Descent(
             model, "constant", engine={"name": "autogram", "memory": 0.0}, weights=[1e40, 1.0]
         ).backward(losses)

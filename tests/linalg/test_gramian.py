@@ -172,7 +172,9 @@ def relative_error(found: Tensor, rows: Tensor, others: Tensor | None = None) ->
     """The largest error of an inner product, relative to both rows' norms."""
     left, right = rows.double(), (rows if others is None else others).double()
     norms = left.norm(dim=1)[:, None] * right.norm(dim=1)
-    return float(((found.double() - left @ right.T) / torch.where(norms > 0, norms, 1.0)).abs().max())
+    return float(
+        ((found.double() - left @ right.T) / torch.where(norms > 0, norms, 1.0)).abs().max()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -181,9 +183,7 @@ def test_ten_million_columns_are_as_exact_as_ten(dtype: torch.dtype) -> None:
     rows = (torch.rand(2, 10**7, generator=generator) ** 4).to(dtype)
     assert relative_error(gramian([rows]), rows) <= 1e-6
     assert relative_error(cross_gramian([rows], [rows.flip(0)]), rows, rows.flip(0)) <= 1e-6
-    torch.testing.assert_close(
-        lengths(rows).double(), rows.double().norm(dim=1), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(lengths(rows).double(), rows.double().norm(dim=1), rtol=1e-6, atol=0)
 
 
 ENDS = ([1e-30] * 4, [1e20] * 4, [1e-30, 1.0, 1e20, 1e-5], [1e-44, 0.0, 1e37, 1e-19], [0.0] * 4)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _SHIFT: Final = 96
 """Brings any norm in single precision, but those that have no need, to where its square is."""
 
+
 class LayerwiseLinearization(Linearization):
     """What each layer's inputs, and the gradients of its outputs, tell of the Jacobian.
 
