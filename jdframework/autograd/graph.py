@@ -163,7 +163,7 @@ def cast(weights: Tensor, like: Tensor) -> Tensor:
     if is_narrower and not bool(found.isfinite().all()) and bool(weights.isfinite().all()):
         dtype = str(like.dtype).removeprefix("torch.")
         raise NonFiniteError(
-            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, in which "
-            f"the losses are: give them in a wider dtype, or use engine='autojac'"
+            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, in "
+            f"which the losses are: give them in a wider dtype, or use engine='autojac'"
         )
     return found

@@ -74,9 +74,9 @@ def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
     """The problem, bounded below, and the lower Cholesky factor of its matrix plus ridge.
 
     A Gramian from single precision may have negative eigenvalues beyond rounding in double. Its
-    rounding makes as many that are as large and positive, each of which looks like one more gradient.
-    All that are no larger than twice the most negative one are left out, and of ``linear`` what is not
-    in the range of the others.
+    rounding makes as many that are as large and positive, each of which looks like one more
+    gradient. All that are no larger than twice the most negative one are left out, and of
+    ``linear`` what is not in the range of the others.
 
     :param unit: ``[m, m]``.
     :param linear: ``[m, k]``.
