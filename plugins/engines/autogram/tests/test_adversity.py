@@ -19,6 +19,7 @@ import jdframework as jd
 from jdframework.bases import GramianWeighting
 
 from jd_plugin_autogram import Autogram
+from jd_plugin_autogram.layout import Layout, agrees
 from jd_plugin_autogram.objectives import Instances
 
 from .truth import F64, Ramp, assert_gradient, assert_served, joined, one, reference, several, tasks
@@ -977,3 +978,15 @@ def test_losses_that_begin_to_mix_instances_are_found_out_by_the_tenth_step() ->
         engine.compute_gramian(losses(0.0))
     with pytest.raises(jd.UnsupportedModelError, match="fails uᵀGu"):
         engine.compute_gramian(losses(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_few_numbers_that_lie_otherwise_than_the_rest_are_noticed(dtype: torch.dtype) -> None:
+    # Frames are folded into the batch, of which the first tokens are taken for the instances'.
+    plain = batch(24, 5, 3, dtype=dtype)
+    plain[:, 0] *= 1e-3
+    factors = torch.linspace(0.5, 1.5, 4, dtype=dtype)
+    scaled = plain * factors.repeat_interleave(6)[:, None, None]
+    assert agrees(Layout(4), plain, scaled, factors)
+    scaled[:4, 0] = plain[:4, 0] * factors[:, None]
+    assert not agrees(Layout(4), plain, scaled, factors)
