@@ -97,7 +97,7 @@ $(VENV)/torch-wanted: FORCE
 
 $(VENV)/installed: $(VENV)/torch $(METADATA)
 	$(PIP) install --quiet --group build
-	$(PIP) install --quiet --no-build-isolation --editable ".[demo,solvers]" $(PLUGINS:%=--editable ./%)
+	$(PIP) install --quiet --no-build-isolation --editable ".[solvers]" $(PLUGINS:%=--editable ./%)
 	touch $@
 
 $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(VENV)/installed

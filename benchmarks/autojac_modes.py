@@ -17,7 +17,8 @@ from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework.bench.timing import interleaved
+
+from jd_plugin_bench.timing import interleaved
 
 _WAYS: Final[dict[str, int | None]] = {
     "one by one": 1,

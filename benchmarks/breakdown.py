@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import jdframework as jd
-from jdframework.bench.models import SUBJECTS, Subject, batch_of
-from jdframework.bench.timing import measured
+
+from jd_plugin_bench.models import SUBJECTS, Subject, batch_of
+from jd_plugin_bench.timing import measured
 
 _PARTS: Final = ("forward", "to the layers", "update", "hooks", "Gramian", "step", "least")
 

@@ -16,8 +16,9 @@ from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 
 import jdframework as jd
-from jdframework.bench.live_memory import peak_bytes
-from jdframework.bench.timing import Ratio, measured, ratio
+
+from jd_plugin_bench.live_memory import peak_bytes
+from jd_plugin_bench.timing import Ratio, measured, ratio
 
 _METHODS: Final[dict[str, dict[str, Any]]] = {
     "upgrad": {},

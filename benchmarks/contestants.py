@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchjd.aggregation import Mean, MeanWeighting
 
 import jdframework as jd
-from jdframework.bench.steps import Step, plain
+
+from jd_plugin_bench.steps import Step, plain
 
 
 def autogram(model: nn.Module) -> Step:

@@ -15,10 +15,10 @@ import torch
 from contestants import ENGINES, torchjd_autojac
 from reporting import arguments, progress, show, write
 
-from jdframework.bench.live_memory import peak_bytes
-from jdframework.bench.models import SUBJECTS, Subject, batch_of
-from jdframework.bench.steps import Run
-from jdframework.bench.timing import measured, ratio
+from jd_plugin_bench.live_memory import peak_bytes
+from jd_plugin_bench.models import SUBJECTS, Subject, batch_of
+from jd_plugin_bench.steps import Run
+from jd_plugin_bench.timing import measured, ratio
 
 _TARGETS: Final[dict[str, dict[int, tuple[float, float, float]]]] = {
     "mlp": {64: (1.05, 50, 1.3), 256: (1.2, 120, 1.3)},

@@ -21,7 +21,8 @@ from reporting import arguments, progress, show, write
 from torch import nn
 
 import jdframework as jd
-from jdframework.bench.timing import Timing, interleaved, summary
+
+from jd_plugin_bench.timing import Timing, interleaved, summary
 
 _MORE: Final = 60
 _RESOLVE: Final = """

@@ -1,4 +1,4 @@
-"""What every script here takes, prints and writes; how it measures is ``jdframework.bench``."""
+"""What every script here takes, prints and writes; how it measures is ``jd_plugin_bench``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jdframework.bench.timing import Ratio, Timing, machine
+from jd_plugin_bench.timing import Ratio, Timing, machine
 
 RESULTS: Final = Path(__file__).parent / "results"
 

@@ -18,10 +18,10 @@ from contestants import ENGINES
 from reporting import arguments, progress, show, write
 from torch import Tensor, nn
 
-from jdframework.bench.live_memory import peak_bytes
-from jdframework.bench.models import CLASSES, Block, Classifier
-from jdframework.bench.steps import Run
-from jdframework.bench.timing import measured
+from jd_plugin_bench.live_memory import peak_bytes
+from jd_plugin_bench.models import CLASSES, Block, Classifier
+from jd_plugin_bench.steps import Run
+from jd_plugin_bench.timing import measured
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torchjd.aggregation import Mean
 
 import jdframework as jd
-from jdframework.bench.live_memory import peak_bytes
-from jdframework.bench.timing import measured, ratio
+
+from jd_plugin_bench.live_memory import peak_bytes
+from jd_plugin_bench.timing import measured, ratio
 
 _BATCH: Final = 128
 _TASKS: Final = (2, 3, 10, 40)

@@ -42,10 +42,11 @@ from torchjd.aggregation import (
 from torchjd.linalg import QuadprogProjector
 
 import jdframework as jd
-from jdframework.bench.timing import Ratio, Timing, measured, ratio, summary
 from jdframework.linalg import cosines, project_on_dual_cone
 from jdframework.linalg.dual_cone import cone_residual
 from jdframework.linalg.min_norm import duality_gap
+
+from jd_plugin_bench.timing import Ratio, Timing, measured, ratio, summary
 
 Weigh = Callable[[Tensor], Tensor]
 REG_EPS: Final = 1e-4

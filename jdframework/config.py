@@ -63,7 +63,9 @@ Preference: TypeAlias = Annotated[Vector, AfterValidator(_check_preference)]
 
 def _check_solver(name: str) -> str:
     if name != "exact":
-        from jdframework.linalg.foreign import check_installed  # with NumPy, for those who ask
+        from jdframework.linalg.external_solver import (
+            check_installed,  # with NumPy, for those who ask
+        )
 
         check_installed(name)
     return name

@@ -18,11 +18,12 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from jdframework.exhibit import theme
-from jdframework.exhibit.contestants import Contestant, contestants
-from jdframework.gallery import drawing, figures, problems
 from plugin_folder import Plugin
 from plugin_metadata import ROOT, folders
+
+from jd_plugin_gallery import drawing, figures, problems
+from jd_plugin_report import theme
+from jd_plugin_report.contestants import Contestant, contestants
 
 PICTURES: Final = ROOT / "docs" / "assets" / "gallery"
 _RECORD: Final = "courses.json"
@@ -57,7 +58,7 @@ def drawn_methods() -> Iterator[Contestant]:
     """Every method of this repository, with the settings of its README's example."""
     for folder in folders(ROOT):
         plugin = Plugin.read(folder)
-        if "engine" not in plugin.kinds:
+        if set(plugin.kinds) - {"engine"}:
             name = next(iter(plugin.names().values()))[0]
             yield from contestants([name], {name: plugin.example})
 

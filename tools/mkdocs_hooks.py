@@ -17,10 +17,11 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jdframework.exhibit.theme import PALETTE
 from method_table import described
 from pages import benchmarks, commands, directory, method, methods, reliability
 from rest_docstrings import with_formulas
+
+from jd_plugin_report.theme import PALETTE
 
 _FETCHED: Final = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)"""

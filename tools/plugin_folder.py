@@ -1,4 +1,8 @@
-"""One plugin's folder: what is particular to it, and the files that are rendered from that."""
+"""One plugin's folder: what is particular to it, and the files that are rendered from that.
+
+A plugin offers methods or engines, or it is an application: one of the family ``apps``, which adds
+commands to ``jd``, or which other applications share.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from jdframework.cli.applications import Application
 from jdframework.protocols.entry_points import ALIAS_GROUPS, GROUPS, HOOK_GROUP
 from jdframework.protocols.names import KINDS, Kind, is_canonical, key
 from jdframework.registry.directory import Published
+from jdframework.registry.discovery import KERNEL
 
 PREFIX: Final = "jd-plugin-"
 DEFAULT_ENGINE: Final = "jd-plugin-autojac"
+"""Serves every method that looks at gradients."""
+GRAMIAN_ENGINE: Final = "jd-plugin-autogram"
+"""Serves those that look at the Gramian alone at a fraction of that cost."""
+APPLICATIONS: Final = "apps"
+"""The family of the applications."""
 
 _GROUP_ORDER: Final = (*GROUPS.values(), *ALIAS_GROUPS.values(), HOOK_GROUP)
 _KEPT: Final[dict[str, frozenset[str]]] = {
@@ -31,7 +43,7 @@ _KEPT: Final[dict[str, frozenset[str]]] = {
     ),
     "tool.": frozenset({"flit", "jdframework"}),
     "tool.flit.": frozenset({"module", "sdist"}),
-    "tool.jdframework.": frozenset({"example"}),
+    "tool.jdframework.": frozenset({"example", "recommended"}),
 }
 """The keys that the template has a place for, by the table's path."""
 
@@ -72,8 +84,8 @@ class Kernel:
     def requirement(self, distribution: str) -> str:
         """``distribution`` in the releases that go with this kernel.
 
-        >>> Kernel("1.4.2", [], "", "", "", []).requirement("jdframework")
-        'jdframework>=1.4.2,<1.5'
+        >>> Kernel("1.4.2", [], "", "", "", []).requirement("jdframework[testing]")
+        'jdframework[testing]>=1.4.2,<1.5'
         """
         major, minor = self.version.split(".")[:2]
         return f"{distribution}>={self.version},<{major}.{int(minor) + 1}"
@@ -86,11 +98,17 @@ class Plugin:
     folder: Path
     description: str
     entry_points: Mapping[str, Mapping[str, str]]
+    kernel: str
+    """The kernel, with the extras that it needs of it."""
+    siblings: tuple[str, ...]
+    """The distributions of this repository that it says it needs."""
     dependencies: tuple[str, ...]
-    """What it needs beyond the kernel and the default engine."""
+    """What it needs of others."""
     optional_dependencies: Mapping[str, list[str]]
     example: Mapping[str, Any]
     """Settings for the example in its README, where the defaults do not suffice."""
+    recommended: bool
+    """Whether ``pip install "jdframework[recommended]"`` brings it."""
 
     @classmethod
     def read(cls, folder: Path) -> Plugin:
@@ -106,17 +124,23 @@ class Plugin:
         project, tool = metadata.get("project", {}), metadata.get("tool", {})
         _refuse_what_would_be_lost(metadata)
         groups = project.get("entry-points", {})
-        if not project.get("description") or groups.keys().isdisjoint(GROUPS.values()):
+        offers = folder.parent.name == APPLICATIONS or not groups.keys().isdisjoint(GROUPS.values())
+        if not project.get("description") or not offers:
             raise MetadataError(
                 f"[project] needs a description, and entry points in {' or '.join(GROUPS.values())}"
             )
+        own, foreign = _divided(project.get("dependencies", []), folder)
+        particular = tool.get("jdframework", {})
         plugin = cls(
             folder=folder,
             description=project["description"].rstrip("."),
             entry_points=_in_order(groups),
-            dependencies=_foreign(project.get("dependencies", [])),
+            kernel=next((name for name in own if _is_kernel(name)), KERNEL),
+            siblings=tuple(name for name in own if not _is_kernel(name)),
+            dependencies=foreign,
             optional_dependencies=project.get("optional-dependencies", {}),
-            example=tool.get("jdframework", {}).get("example", {}),
+            example=particular.get("example", {}),
+            recommended=particular.get("recommended", False),
         )
         plugin._check_names()
         return plugin
@@ -146,10 +170,51 @@ class Plugin:
         return {kind: list(self.entry_points[GROUPS[kind]]) for kind in self.kinds}
 
     def own_dependencies(self, kernel: Kernel) -> tuple[str, ...]:
-        """The kernel, and the default engine where a Jacobian is needed to use the plugin."""
-        needs_engine = {"weighting", "aggregator"} & set(self.kinds)
-        names = ("jdframework", DEFAULT_ENGINE) if needs_engine else ("jdframework",)
+        """The kernel, the engines that it is used with, and the siblings that it names."""
+        names = dict.fromkeys((self.kernel, *self.engines(), *self.siblings))
         return tuple(kernel.requirement(name) for name in names)
+
+    def extras(self, kernel: Kernel) -> dict[str, list[str]]:
+        """Its optional dependencies; those of this repository in the kernel's releases."""
+        return {
+            extra: [
+                kernel.requirement(_bare(r)) if _is_own(r, self.folder) else r for r in requirements
+            ]
+            for extra, requirements in self.optional_dependencies.items()
+        }
+
+    def engines(self) -> tuple[str, ...]:
+        """The engines that come with it.
+
+        One that forms the Jacobian wherever gradients are looked at; where the Gramian suffices,
+        the one that needs no Jacobian as well, as an instance-wise step would else cost a user who
+        installed a method and nothing more some dozens of ordinary ones.
+
+        :raises MetadataError: if a class cannot be loaded.
+        """
+        if not {"weighting", "aggregator"} & set(self.kinds):
+            return ()
+        weightings = self.entry_points.get(GROUPS["weighting"], {}).values()
+        looks_at_gramian = any("gramian" in self.load(value).needs for value in weightings)
+        return (DEFAULT_ENGINE, GRAMIAN_ENGINE) if looks_at_gramian else (DEFAULT_ENGINE,)
+
+    def commands(self) -> dict[str, str]:
+        """The commands that its observers add to ``jd``, each with the first line of its help.
+
+        :raises MetadataError: if an observer cannot be loaded.
+        """
+        app = typer.Typer()
+        for value in self.entry_points.get(HOOK_GROUP, {}).values():
+            observer = self.load(value)
+            getattr(observer, "jd_cli", lambda app: None)(app=app)
+        return {str(info.name): _first_line(info.callback) for info in app.registered_commands}
+
+    def applications(self) -> list[Application]:
+        """One entry of ``jdframework/cli/applications.json`` for each command."""
+        return [
+            Application(command=command, distribution=self.distribution, summary=summary)
+            for command, summary in self.commands().items()
+        ]
 
     def published(self) -> list[Published]:
         """One entry of ``jdframework/registry/directory.json`` for each name it offers."""
@@ -171,7 +236,7 @@ class Plugin:
         return sorted(alias for alias, target in entries.items() if target == value)
 
     def load(self, value: str) -> Any:
-        """The class that an entry point means, from this folder and not from what is installed.
+        """What an entry point means, from this folder and not from what is installed.
 
         :raises MetadataError: if there is none.
         """
@@ -180,7 +245,8 @@ class Plugin:
             sys.path.insert(0, source)
         module, _, attribute = value.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            loaded = importlib.import_module(module)
+            return getattr(loaded, attribute) if attribute else loaded
         except Exception as error:  # a plugin's module may raise anything
             raise MetadataError(
                 f"the entry point {value} cannot be loaded ({type(error).__name__}: {error})"
@@ -210,6 +276,8 @@ class Plugin:
 
     def readme(self) -> str:
         """The text of its ``README.md``."""
+        if not self.kinds:
+            return _filled("application.README.md.jinja", plugin=self, commands=self.commands())
         kind = self.kinds[0]
         name, value = next(iter(self.entry_points[GROUPS[kind]].items()))
         settings = "".join(
@@ -256,12 +324,34 @@ def _in_order(groups: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, st
     return {group: dict(sorted(groups[group].items())) for group in (*known, *others)}
 
 
-def _foreign(requirements: list[str]) -> tuple[str, ...]:
-    """The requirements that are not rendered."""
-    rendered = {key("jdframework"), key(DEFAULT_ENGINE)}
-    return tuple(
-        r for r in requirements if key(re.split(r"[^\w.-]", r, maxsplit=1)[0]) not in rendered
-    )
+def _divided(requirements: list[str], folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The bare names of what is of this repository, and the requirements that are not."""
+    own = tuple(_bare(text) for text in requirements if _is_own(text, folder))
+    return own, tuple(text for text in requirements if not _is_own(text, folder))
+
+
+def _is_own(requirement: str, folder: Path) -> bool:
+    name = _bare(requirement).partition("[")[0]
+    siblings = {key(PREFIX + other.name) for other in folder.parents[1].glob("*/*")}
+    return key(name) in {key(KERNEL), key(DEFAULT_ENGINE), key(GRAMIAN_ENGINE)} | siblings
+
+
+def _is_kernel(name: str) -> bool:
+    return key(name.partition("[")[0]) == key(KERNEL)
+
+
+def _bare(requirement: str) -> str:
+    """The requirement's name and extras, without releases.
+
+    >>> _bare("jdframework[testing]>=0.1,<0.2")
+    'jdframework[testing]'
+    """
+    found = re.match(r"[\w.-]+(\[[^\]]*\])?", requirement)
+    return requirement if found is None else found[0]
+
+
+def _first_line(function: Any) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def _toml(value: Any) -> str:

@@ -2,9 +2,10 @@
 
 ``python tools/plugin_metadata.py render|check|list``
 
-What is particular to a plugin stands in its ``pyproject.toml``. Out of that and two templates
-come the whole file, the plugin's ``README.md``, and the kernel's ``directory.json``. The latter
-also holds what others publish: ``plugins/third-party.toml``.
+What is particular to a plugin stands in its ``pyproject.toml``. Out of that and the templates come
+the whole file, the plugin's ``README.md``, and of the kernel ``directory.json``,
+``applications.json`` and the extras ``recommended`` and ``all``. The directory also holds what
+others publish: ``plugins/third-party.toml``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from jdframework.registry.directory import Published
 from plugin_folder import Kernel, MetadataError, Plugin
 from third_party import THIRD_PARTY, third_party
 
+START: Final = "# Extras of plugins/*/*, rendered by tools/plugin_metadata.py"
+END: Final = "# End of what is rendered"
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -54,8 +57,9 @@ def listing(root: Path) -> Iterator[str]:
     """One line for each plugin: family, name, kinds, and what it needs besides the kernel."""
     for folder in folders(root):
         plugin = Plugin.read(folder)
-        further = f"needs {', '.join(plugin.dependencies)}" if plugin.dependencies else ""
-        kinds = ", ".join(plugin.kinds)
+        needed = (*plugin.siblings, *plugin.dependencies)
+        further = f"needs {', '.join(needed)}" if needed else ""
+        kinds = ", ".join(plugin.kinds) or "application"
         yield f"{folder.parent.name:14}{plugin.name:20}{kinds:24}{further}".rstrip()
 
 
@@ -64,6 +68,7 @@ def render(root: Path) -> list[Path]:
     expected, _ = _expected(root)
     stale = [path for path, text in expected.items() if _text(path) != text]
     for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(expected[path], "utf-8")
     return stale
 
@@ -106,7 +111,34 @@ def _expected(root: Path) -> tuple[dict[Path, str], list[str]]:
         mistakes += _clashes(entries)
         if len(plugins) == len(folders(root)):
             files[root / "jdframework" / "registry" / "directory.json"] = _directory(entries)
+            files[root / "jdframework" / "cli" / "applications.json"] = _applications(plugins)
+            try:
+                files[root / "pyproject.toml"] = _with_extras(root, plugins, kernel)
+            except MetadataError as error:
+                mistakes.append(f"pyproject.toml: {error}")
     return files, mistakes
+
+
+def _with_extras(root: Path, plugins: Iterable[Plugin], kernel: Kernel) -> str:
+    """The kernel's ``pyproject.toml`` with the extras that install plugins.
+
+    :raises MetadataError: if it has no place for them.
+    """
+    text = (root / "pyproject.toml").read_text("utf-8")
+    head, start, rest = text.partition(START)
+    _, end, tail = rest.partition(END)
+    if not start or not end:
+        raise MetadataError(f"needs the lines {START!r} and {END!r}")
+    by_name = {plugin.distribution: plugin for plugin in plugins}
+    extras = {
+        "recommended": [name for name in sorted(by_name) if by_name[name].recommended],
+        "all": sorted(by_name),
+    }
+    lines = [
+        f"{extra} = [\n" + "".join(f'    "{kernel.requirement(n)}",\n' for n in names) + "]\n"
+        for extra, names in extras.items()
+    ]
+    return f"{head}{start}\n{''.join(lines)}{end}{tail}"
 
 
 def _clashes(entries: Iterable[Published]) -> list[str]:
@@ -123,6 +155,12 @@ def _clashes(entries: Iterable[Published]) -> list[str]:
 
 def _directory(entries: Iterable[Published]) -> str:
     ordered = sorted(entries, key=lambda entry: (entry["name"], entry["kind"]))
+    return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
+
+
+def _applications(plugins: Iterable[Plugin]) -> str:
+    entries = [entry for plugin in plugins for entry in plugin.applications()]
+    ordered = sorted(entries, key=lambda entry: entry["command"])
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -19,6 +19,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 MODULES: Final = (
     "jdframework",
     "jdframework.bases",
+    "jdframework.cli.completion",
+    "jdframework.cli.console",
     "jdframework.config",
     "jdframework.errors",
     "jdframework.descent.functional",

@@ -3,38 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from jdframework.errors import UnsupportedModelError
+from jdframework.autograd.leaf_hooks import accumulate_through_hooks, run_waiting_hooks
+from jdframework.autograd.sparse import in_layout_for
+
+_OVERLAPS: Final = 1
+"""What torch says of a tensor some of whose entries are the same number in memory."""
 
 
 @torch.no_grad()
 def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Adds each gradient to its tensor's ``.grad``, as ``torch.Tensor.backward`` would.
 
-    :param tensors: Leaves, or tensors that retain their gradient.
+    Whatever may raise comes first, so that either every ``.grad`` is written, or none:
+
+    1. the gradients are brought to their tensors' dtype and device, and to the layout that
+       autograd's own gradient has (sparse for ``torch.nn.Embedding(…, sparse=True)``);
+    2. hooks that ``Tensor.register_hook`` put on a leaf see the update, once, and may replace it;
+    3. everything is written;
+    4. hooks that ``register_post_accumulate_grad_hook`` put on a leaf run, once each, when every
+       ``.grad`` is complete. One that raises ends the rest, as in autograd; what is written stays.
+
+    :param tensors: Leaves, or tensors that retain their gradient; one that is there twice gets the
+        sum.
     :param gradients: One of the tensor's shape each; None leaves the field as it is.
-    :raises ValueError: if a tensor cannot have a ``.grad``.
-    :raises UnsupportedModelError: if a tensor waits for autograd's own accumulation.
+    :raises ValueError: if a tensor cannot have a ``.grad``, or a gradient has another shape.
     """
-    pairs = [(t, g) for t, g in zip(tensors, gradients, strict=True) if g is not None]
-    for position, (tensor, _) in enumerate(pairs):
-        _check_has_field(tensor, position, ".grad")
-        if getattr(tensor, "_post_accumulate_grad_hooks", None):
-            raise UnsupportedModelError(
-                f"a parameter of shape {list(tensor.shape)} has a hook registered by "
-                f"register_post_accumulate_grad_hook, which this update would not run: remove it, "
-                f"and do its work after backward()"
-            )
-    # Before the first one is added, as memory may run out.
-    casts = [gradient.to(device=tensor.device, dtype=tensor.dtype) for tensor, gradient in pairs]
+    pairs = _each_once(tensors, gradients)
+    casts = [_cast(gradient, tensor) for tensor, gradient in pairs]
+    hooked: list[tuple[Tensor, Tensor]] = []
+    plain: list[tuple[Tensor, Tensor]] = []
     for (tensor, _), cast in zip(pairs, casts, strict=True):
-        if tensor.grad is None:
-            tensor.grad = cast
-        else:
-            tensor.grad += cast
+        where = hooked if tensor.is_leaf and tensor._backward_hooks else plain
+        where.append((tensor, cast))
+    write = _Writing(plain)
+    if hooked:
+        accumulate_through_hooks(*zip(*hooked, strict=True))
+    write()
+    run_waiting_hooks(tensor for tensor, _ in pairs)
+
+
+class _Writing:
+    """Writes that are prepared so far that none of them can raise.
+
+    :param pairs: Tensors, and what is to be added to their ``.grad``.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._sums: list[tuple[Tensor, Tensor]] = []
+        self._totals: list[Tensor] = []
+        self._terms: list[Tensor] = []
+        taken: set[int] = set()
+        for tensor, cast in pairs:
+            grad = tensor.grad
+            if grad is None:
+                self._sums.append((tensor, _of_its_own(cast, taken)))
+            elif _takes_in_place(grad):
+                self._totals.append(grad)
+                self._terms.append(cast if cast.layout is torch.strided else cast.to_dense())
+            else:
+                # In this order: a dense tensor takes a sparse one, and not the other way round.
+                is_sparse = grad.layout is not torch.strided
+                self._sums.append((tensor, cast + grad if is_sparse else grad + cast))
+
+    def __call__(self) -> None:
+        """Does it."""
+        if self._totals:
+            torch._foreach_add_(self._totals, self._terms)
+        for tensor, total in self._sums:
+            tensor.grad = total
+
+
+def _each_once(
+    tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> list[tuple[Tensor, Tensor]]:
+    """The tensors that have a gradient, and the sum of each one's."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    position = 0
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        if gradient is None:
+            continue
+        _check_has_field(tensor, position, ".grad")
+        if gradient.shape != tensor.shape:
+            raise ValueError(
+                f"the gradient of input {position} has shape {list(gradient.shape)}, but the "
+                f"input has {list(tensor.shape)}"
+            )
+        position += 1
+        before = found.get(id(tensor))
+        found[id(tensor)] = (tensor, gradient if before is None else before[1] + gradient)
+    return list(found.values())
+
+
+def _cast(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A gradient as autograd would keep it for the tensor."""
+    return in_layout_for(tensor, gradient.to(device=tensor.device, dtype=tensor.dtype))
+
+
+def _takes_in_place(grad: Tensor) -> bool:
+    """Whether a dense term can be added to it where it lies, without any failure."""
+    return grad.layout is torch.strided and not grad.is_inference() and not _overlaps(grad)
+
+
+def _of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
+    """A gradient that shares no memory with itself or another one, as one that was expanded does.
+
+    :param gradient: What autograd gave, which may have given it for two tensors.
+    :param taken: The places of those before; is added to.
+    """
+    if gradient.layout is not torch.strided:
+        return gradient
+    if gradient.data_ptr() in taken or _overlaps(gradient):
+        return gradient.clone(memory_format=torch.contiguous_format)
+    if gradient.numel():
+        taken.add(gradient.data_ptr())
+    return gradient
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return not tensor.is_contiguous() and torch._debug_has_internal_overlap(tensor) == _OVERLAPS
 
 
 @torch.no_grad()

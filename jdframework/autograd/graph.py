@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from jdframework.autograd.leaf_hooks import without_leaf_hooks
+from jdframework.autograd.sparse import noted
 from jdframework.errors import NonFiniteError, UnsupportedModelError
 
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
+
+Place: TypeAlias = tuple[Node, int]
+"""The operation that a tensor comes out of, and as which of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Graph:
 
     nodes: dict[Node, None]
     leaves: list[Tensor]
+    stopped_at: frozenset[Place] = frozenset()
+    """The places of tensors that the walk met and did not go past."""
 
     def reaches(self, tensor: Tensor) -> bool:
         """Whether the tensors depend on ``tensor``."""
@@ -46,9 +53,13 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
     pending = places[::-1]
     nodes: dict[Node, None] = {}
     leaves: list[Tensor] = []
+    met: set[Place] = set()
     while pending:
         node, output = pending.pop()
-        if node in nodes or (node, output) in stops:
+        if (node, output) in stops:
+            met.add((node, output))
+            continue
+        if node in nodes:
             continue
         nodes[node] = None
         leaf = getattr(node, "variable", None)
@@ -62,7 +73,7 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
                 "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
             )
         pending.extend((child, index) for child, index in reversed(following) if child is not None)
-    return Graph(nodes, leaves)
+    return Graph(nodes, leaves, frozenset(met))
 
 
 def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -70,7 +81,7 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
     return graph_of(tensors, stop_at).leaves
 
 
-def place_of(tensor: Tensor) -> tuple[Node, int]:
+def place_of(tensor: Tensor) -> Place:
     """The operation that a tensor comes out of, and as which of its outputs.
 
     :param tensor: One that requires gradients.
@@ -93,16 +104,19 @@ def gradients(
 ) -> list[Tensor | None]:
     """``torch.autograd.grad`` that takes no inputs, unused ones, and sparse gradients.
 
+    Hooks on the inputs that are leaves do not run: they are run on the update, once.
+
     :raises UnsupportedModelError: if a compiled part of the graph can run only once.
     """
     if not inputs:
         return []
     targets: Any = inputs  # torch's own annotation has no sequences of both
-    with refusing_donated_buffers():
+    with without_leaf_hooks(inputs), refusing_donated_buffers():
         found = torch.autograd.grad(
             outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
         )
-    return [None if g is None else dense(g) for g in found]
+    pairs = zip(found, inputs, strict=True)
+    return [None if g is None else noted(g, of) for g, of in pairs]
 
 
 @contextmanager
@@ -118,14 +132,10 @@ def refusing_donated_buffers() -> Iterator[None]:
             raise
         raise UnsupportedModelError(
             "a compiled part of the model lets its graph run once only, but several objectives "
-            "need it several times: set torch._functorch.config.donated_buffer = False before it "
-            "first runs, or give the uncompiled model"
+            "need it several times: write `import torch._functorch.config` and "
+            "`torch._functorch.config.donated_buffer = False` before it first runs, or give the "
+            "uncompiled model"
         ) from error
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """A sparse gradient as a dense one."""
-    return gradient.to_dense() if gradient.layout is not torch.strided else gradient
 
 
 def stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
@@ -148,7 +158,9 @@ def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     :param outputs: What is differentiated.
     """
     parts = torch.split(weights, [output.numel() for output in outputs])
-    return [cast(part, o).reshape(o.shape) for part, o in zip(parts, outputs, strict=True)]
+    pairs = zip(parts, outputs, strict=True)
+    # Copies: where an output is a leaf, this is its gradient.
+    return [cast(part, output).reshape(output.shape).clone() for part, output in pairs]
 
 
 def cast(weights: Tensor, like: Tensor) -> Tensor:
@@ -163,7 +175,7 @@ def cast(weights: Tensor, like: Tensor) -> Tensor:
     if is_narrower and not bool(found.isfinite().all()) and bool(weights.isfinite().all()):
         dtype = str(like.dtype).removeprefix("torch.")
         raise NonFiniteError(
-            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, in "
-            f"which the losses are: give them in a wider dtype, or use engine='autojac'"
+            f"a weight of {float(weights.abs().max()):.0e} is out of the range of {dtype}, the "
+            f"losses' dtype: give them in a wider dtype, or use engine='autojac'"
         )
     return found

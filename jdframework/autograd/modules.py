@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from jdframework.errors import ConfigError
 from jdframework.protocols import TreatsGroups
@@ -13,19 +13,36 @@ from jdframework.protocols import TreatsGroups
 _ORDINARY: Final = nn.Module.parameters, nn.Module.named_parameters
 
 
-def checked(modules: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    """The modules as a user gives them, one or several.
+Modules: TypeAlias = "nn.Module | Iterable[nn.Module] | Iterable[nn.Parameter]"
+"""One module or several; or parameters, which an engine then finds on the graph alone."""
+
+
+def checked(modules: Modules) -> tuple[nn.Module, ...]:
+    """The modules as a user gives them, one or several; parameters become one that holds them.
 
     :raises ConfigError: if there is none, or something else.
     """
     found: tuple[Any, ...] = (modules,)
-    if isinstance(modules, Iterable) and not isinstance(modules, nn.Module):
+    if isinstance(modules, Iterable) and not isinstance(modules, nn.Module | Tensor | str):
         found = tuple(modules)
+    if found and all(isinstance(parameter, nn.Parameter) for parameter in found):
+        return (nn.ParameterList(found),)
     if not found or not all(isinstance(module, nn.Module) for module in found):
         raise ConfigError(
-            f"modules must be a torch.nn.Module or a sequence of them, not {modules!r}"
+            f"needed is the model, a torch.nn.Module, or a sequence of modules, not "
+            f"{_in_words(found)}: jd.Descent(model, …)"
         )
     return found
+
+
+def _in_words(found: Sequence[object]) -> str:
+    """What was given, without printing a tensor."""
+    wrong = [one for one in found if not isinstance(one, nn.Module)]
+    if not wrong:
+        return "an empty sequence"
+    if isinstance(wrong[0], Tensor):
+        return "a tensor of shape " + str(list(wrong[0].shape))
+    return f"{type(wrong[0]).__name__} {repr(wrong[0])[:60]}"
 
 
 def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:

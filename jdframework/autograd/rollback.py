@@ -1,4 +1,4 @@
-"""What a step that fails leaves as it was: ``.grad`` fields, and the state of a method."""
+"""Rollback: a step that fails leaves ``.grad`` and the method's state as they were."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Undone(ABC):
-    """A context that undoes what its body did if that raises."""
+class Rollback(ABC):
+    """A context that puts something back as it was if its body raises."""
 
     @abstractmethod
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Puts everything back as it was when this was made."""
 
     def __enter__(self) -> None:
@@ -30,10 +30,10 @@ class Undone(ABC):
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self.undo()
+            self.roll_back()
 
 
-class GradientsUndone(Undone):
+class GradRollback(Rollback):
     """A context that puts ``.grad`` back as it was if its body raises.
 
     :param leaves: The tensors whose ``.grad`` the body may change.
@@ -44,13 +44,13 @@ class GradientsUndone(Undone):
             (leaf, leaf.grad, None if leaf.grad is None else leaf.grad.clone()) for leaf in leaves
         ]
 
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Puts it back."""
         for leaf, grad, copied in self._before:
             leaf.grad = grad if grad is None or copied is None else grad.copy_(copied)
 
 
-class GradientsApart:
+class OwnGradients:
     """What the body adds to the ``.grad`` of some tensors, which is as before afterwards.
 
     A method that learns adds to its own gradients. They are a part of the step's update, all of
@@ -60,7 +60,7 @@ class GradientsApart:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.tensors = tensors
+        self.tensors = list(tensors)
         self._before = [tensor.grad for tensor in tensors]
 
         self.gradients: list[Tensor | None] = []
@@ -71,13 +71,22 @@ class GradientsApart:
             tensor.grad = None
         return self
 
+    def scaled(self, factor: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The tensors, and what the body added, times a factor.
+
+        :param factor: None multiplies by nothing.
+        """
+        if factor is None:
+            return self.tensors, self.gradients
+        return self.tensors, [None if g is None else g * factor for g in self.gradients]
+
     def __exit__(self, *_: object) -> None:
         self.gradients = [tensor.grad for tensor in self.tensors]
         for tensor, grad in zip(self.tensors, self._before, strict=True):
             tensor.grad = grad
 
 
-class StateUndone(Undone):
+class StateRollback(Rollback):
     """A context that puts a method's state back as it was if its body raises.
 
     What a method names in ``memory`` (:class:`~jdframework.bases.Remembering`) may be as large as
@@ -100,7 +109,7 @@ class StateUndone(Undone):
             if type(owner).get_extra_state is not nn.Module.get_extra_state:
                 self._extra.append((owner, copy.deepcopy(owner.get_extra_state())))
 
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Puts it back."""
         for owner, name, tensor, copied in self._before:
             if tensor is not None and copied is not None:
@@ -110,7 +119,7 @@ class StateUndone(Undone):
             owner.set_extra_state(state)
 
 
-class CallUndone(StateUndone):
+class CallRollback(StateRollback):
     """Where the body raises, the method's state and torch's generator are as they were before.
 
     :param method: The weighting or the aggregator that is called, perhaps once more.
@@ -120,7 +129,7 @@ class CallUndone(StateUndone):
         super().__init__(method)
         self._random = torch.get_rng_state()
 
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Puts both back."""
-        super().undo()
+        super().roll_back()
         torch.set_rng_state(self._random)

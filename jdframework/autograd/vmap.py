@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import hooks
-from jdframework.autograd.graph import dense
+from jdframework.autograd.leaf_hooks import without_leaf_hooks
+from jdframework.autograd.sparse import dense
 
 
 def batched_gradients(
@@ -39,7 +40,8 @@ def batched_gradients(
         )
         return tuple(dense(gradient) for gradient in found)
 
-    result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
+    with without_leaf_hooks(inputs):
+        result: tuple[Tensor, ...] = torch.vmap(product)(*starts)
     return result
 
 

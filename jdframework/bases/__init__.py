@@ -2,6 +2,7 @@
 
 from jdframework.bases.aggregator import Aggregator, WeightedSum
 from jdframework.bases.conformity import mistakes
+from jdframework.bases.device import initial_device
 from jdframework.bases.dual_cone import DualConeConfig, DualConeWeighting
 from jdframework.bases.engine import Engine, EngineConfig
 from jdframework.bases.jacobian_engine import JacobianEngine
@@ -40,6 +41,7 @@ __all__ = [
     "WeightingWrapper",
     "Wrapper",
     "WrapperConfig",
+    "initial_device",
     "losses_for",
     "mistakes",
 ]

@@ -77,6 +77,9 @@ class WeightedSum(Aggregator):
     :param weighting: What gives ``w``.
     """
 
+    is_weighted_sum: ClassVar[bool] = True
+    """Looked for in this class alone: one that derives from it may do something else."""
+
     def __init__(self, weighting: Weighting) -> None:
         super().__init__()
         self.weighting = weighting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -13,23 +13,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jdframework.autograd.accumulation import add_to_grad
+from jdframework.autograd.autocast import without_autocast
+from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
+from jdframework.autograd.ranks import check_one_rank
 from jdframework.bases.method import made_up_name
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand, Forecast, Linearization
-from jdframework.linearization.features import Cut, as_scalars, cut_losses, separating
+from jdframework.linearization.blocks import as_reals
+from jdframework.linearization.combination import NOTHING_REACHED, linearized, update
+from jdframework.linearization.features import Representation, cut_losses, foreseen_cut
 from jdframework.linearization.objectives import check_differentiable, objectives
-from jdframework.linearization.update import (
-    NOTHING_REACHED,
-    groups_of,
-    members_of,
-    need_of,
-    treats_groups,
-    update,
-)
 from jdframework.protocols.names import Kind, Need
 
 _WRAPPERS: Final = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
@@ -95,7 +92,8 @@ class Engine(ABC):
         :param modules: Those whose parameters the objectives share.
         :param config: The validated settings.
         """
-        return unserved(modules, sharded="sharded" in cls.capabilities)
+        capabilities = cls.capabilities
+        return unserved(modules, sharded="sharded" in capabilities, rows="jacobian" in capabilities)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -128,6 +126,7 @@ class Engine(ABC):
         :param retain_graph: Whether the graph can be used again after the update.
         """
 
+    @eager
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to ``parameters``; the graph stays.
 
@@ -141,6 +140,7 @@ class Engine(ABC):
             raise ValueError(NOTHING_REACHED)
         return gramian
 
+    @eager
     def compute_jacobian(self, losses: Tensor | Sequence[Tensor], /) -> tuple[Tensor, ...]:
         """One ``[m, *parameter.shape]`` per parameter; the graph stays.
 
@@ -160,14 +160,16 @@ class Engine(ABC):
                 for parameter, block in zip(parameters, lin.jacobian(), strict=True)
             )
 
+    @eager
     def backward(
         self,
         losses: Tensor | Sequence[Tensor],
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         retain_graph: bool = False,
+        process_group: Literal[False] | None = None,
     ) -> Float[Tensor, " m"] | None:
         """Adds the method's update to ``.grad``, as ``losses.backward(weights)`` would.
 
@@ -175,30 +177,39 @@ class Engine(ABC):
 
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars.
         :param method: A weighting or an aggregator.
-        :param features: The shared representation. Parameters that the losses reach past it, the
-            heads', then get the gradient of the sum of the losses instead of the weighted one.
+        :param features: The shared representation: a tensor, or a mapping or a sequence of them.
+            Parameters that the losses reach past it, the heads', then get the gradient of the sum
+            of the losses instead of the weighted one.
         :param retain_graph: Whether the graph can be used again.
+        :param process_group: False if each process of a job trains a model of its own.
         :return: The weights ``[m]``; None if the method has none.
         :raises TypeError: if the method is the name of one, or a scalarizer.
+        :raises UnsupportedModelError: if the method, or the engine, cannot serve; or if several
+            processes train one model, of which each would only see its own losses.
         """
         _check_method(method)
+        check_one_rank(self.name, process_group)
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
             cut = cut_losses(outputs, features, self.parameters, retain_graph)
-        with linearized(self, method, outputs, cut, retain_graph) as lin:
-            found = update(lin, method, torch.cat([o.detach().reshape(-1) for o in outputs]))
-        heads, theirs = ([], []) if cut is None else (cut.head_params, cut.head_gradients)
-        add_to_grad([*found.tensors, *heads], [*found.gradients, *theirs])
-        return found.weights
+        values = torch.cat([output.detach().reshape(-1) for output in outputs])
+        with (
+            without_autocast(),
+            linearized(self, method, outputs, cut, retain_graph) as lin,
+        ):
+            weights, found = update(lin, method, values)
+        add_to_grad(*found)
+        return weights
 
+    @eager
     def forecast(
         self,
         losses: Tensor | Sequence[Tensor],
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
     ) -> Forecast:
         """How :meth:`backward` would go about it, and how much memory it would take.
 
@@ -214,10 +225,11 @@ class Engine(ABC):
         outputs = checked_losses(losses)
         cut = None
         if features is not None:
-            cut = _pretended(outputs, features, self.parameters)
+            cut = foreseen_cut(outputs, features, self.parameters)
         with linearized(self, method, outputs, cut, retain_graph=True) as lin:
             return lin.forecast()
 
+    @eager
     def verify(self, losses: Tensor | Sequence[Tensor], /) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for one random ``u``; the graph stays.
 
@@ -228,6 +240,7 @@ class Engine(ABC):
         """
         return self.identity_error(losses, self.compute_gramian(losses))
 
+    @eager
     def identity_error(
         self,
         losses: Tensor | Sequence[Tensor],
@@ -244,7 +257,10 @@ class Engine(ABC):
         """
         tensors = [losses] if isinstance(losses, Tensor) else list(losses)
         u = torch.randn(
-            len(gramian), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            len(gramian),
+            generator=torch.Generator("cpu").manual_seed(0),
+            dtype=torch.float64,
+            device="cpu",
         )
         # No more than any one objective's, or the sum of many might overflow in half precision.
         u = (u / u.abs().sum()).to(torch.float32).to(gramian.device)
@@ -253,7 +269,7 @@ class Engine(ABC):
         else:
             weighted = [torch.tensordot(u.to(start.dtype), start, dims=1) for start in starts]
         found = gradients(tensors, self.parameters, weighted, retain_graph=True)
-        expected = sum(float(g.double().square().sum()) for g in found if g is not None)
+        expected = sum(float(as_reals(g).double().square().sum()) for g in found if g is not None)
         claimed = float(u.double() @ gramian.double() @ u.double())
         return abs(claimed - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)
 
@@ -277,49 +293,15 @@ class Engine(ABC):
         return f"{type(self).__name__}({len(self.modules)} modules{settings})"
 
 
-def unserved(modules: Sequence[nn.Module], *, sharded: bool = False) -> str | None:
+def unserved(
+    modules: Sequence[nn.Module], *, sharded: bool = False, rows: bool = True
+) -> str | None:
     """Why no engine can serve the modules, and the remedy; None if one can.
 
     :param modules: Those whose parameters the objectives share.
     :param sharded: Whether they may be wrapped for distributed training.
     """
-    return (None if sharded else _wrapped(modules)) or _complex(modules)
-
-
-def linearized(
-    engine: Engine,
-    method: Any,
-    outputs: Sequence[Tensor],
-    cut: Cut | None,
-    retain_graph: bool,
-) -> Linearization:
-    """The linearization that a method needs of some losses, or of the trunk below their features.
-
-    :param engine: Any.
-    :param method: A weighting or an aggregator.
-    :param outputs: The losses.
-    :param cut: What is left of them at the features, if there are any.
-    :param retain_graph: Whether the graph can be used again.
-    """
-    count = len(engine.parameters) if treats_groups(method) else 0
-    groups = groups_of(method, count) if count else None
-    need = need_of(method, count)
-    if need in ("rows", "columns") and "jacobian" not in engine.capabilities:
-        inner = next(each for each in members_of(method, count) if need_of(each, 0) == need)
-        raise UnsupportedModelError(
-            f"{inner.name!r} needs the Jacobian, which {engine.name} never forms: "
-            f"use engine='autojac'"
-        )
-    if cut is None:
-        return engine.linearize(outputs, groups=groups, need=need, retain_graph=retain_graph)
-    return engine.linearize(
-        cut.outputs,
-        engine.parameters,
-        cotangents=cut.starts,
-        groups=groups,
-        need=need,
-        retain_graph=retain_graph,
-    )
+    return (None if sharded else _wrapped(modules)) or (None if rows else _complex(modules))
 
 
 def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -333,24 +315,14 @@ def checked_losses(losses: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return list(given.tensors)
 
 
-def _pretended(
-    losses: Sequence[Tensor], features: Sequence[Tensor], shared: Sequence[Tensor]
-) -> Cut:
-    """What will be left of the losses at the features, before any head was differentiated."""
-    if not separating(losses, features, shared):
-        return Cut([], [], as_scalars(losses), None)
-    m = sum(loss.numel() for loss in losses)
-    return Cut([], [], features, [f.detach().expand(m, *f.shape) for f in features])
-
-
 def _complex(modules: Sequence[nn.Module]) -> str | None:
-    """A method compares gradients by real inner products."""
+    """Only rows are taken apart into real and imaginary parts."""
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.is_complex() and parameter.requires_grad:
                 return (
-                    f"the parameter {name!r} is complex; keep its real and imaginary part, "
-                    f"torch.view_as_real(…), as the parameter instead"
+                    f"the parameter {name!r} is complex: use engine='autojac', or keep its real "
+                    f"and imaginary part, torch.view_as_real(…), as the parameter instead"
                 )
     return None
 
@@ -364,11 +336,15 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             if wrapper is not None:
                 return (
                     f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "
-                    f"bypass, so that ranks drift apart; use engine='distributed'"
+                    f"bypass, so that ranks drift apart: train in one process on the module "
+                    f"inside, or by 'sum' or 'mean', which need no engine and keep the wrapper"
                 )
         for name, parameter in module.named_parameters():
             if type(parameter.data).__name__ == "DTensor":
-                return f"the parameter {name!r} is sharded across ranks; use engine='distributed'"
+                return (
+                    f"the parameter {name!r} is sharded across ranks: train in one process, or by "
+                    f"'sum' or 'mean', which need no engine"
+                )
     return None
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.autograd.graph import Graph, dense, gradients, graph_of, weighted_starts, without
+from jdframework.autograd.graph import Graph, gradients, graph_of, weighted_starts, without
+from jdframework.autograd.sparse import dense
 from jdframework.bases.engine import Engine
 from jdframework.linearization import Demand, Forecast, Gradients, JacobianRows
-from jdframework.linearization.update import NOTHING_REACHED
+from jdframework.linearization.combination import NOTHING_REACHED
 
 COPIES: Final[dict[Demand, int]] = {"gramian": 1, "cross-gramian": 2, "columns": 3, "rows": 3}
 """How often as much memory as the Jacobian takes is held at once: a method of its rows, or columns,

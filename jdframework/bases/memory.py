@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from jdframework.bases.device import initial_device
 from jdframework.bases.method import BaseMethod
 from jdframework.errors import ConfigError
 
@@ -25,7 +26,7 @@ class Remembering(BaseMethod):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         for name in self.memory:
-            self.register_buffer(name, torch.zeros(0))
+            self.register_buffer(name, torch.zeros(0, device=initial_device()))
 
     def recalled(self, name: str, initial: Tensor) -> Tensor:
         """What is remembered under ``name``; ``initial`` before the first step.

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from jdframework.bases.device import initial_device
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import ConfigError
 
@@ -65,7 +66,11 @@ class BaseMethod(nn.Module):
         :param name: The buffer's name.
         :param values: The setting; the buffer is None where it is None.
         """
-        constant = None if values is None else torch.tensor(values, dtype=torch.float64)
+        constant = (
+            None
+            if values is None
+            else torch.tensor(values, dtype=torch.float64, device=initial_device())
+        )
         self.register_buffer(name, constant, persistent=False)
 
     def constant(self, name: str, m: int, like: Tensor) -> Float[Tensor, " m"]:
@@ -132,18 +137,18 @@ class Randomised(BaseMethod):
         :param shape: Of what is drawn.
         :param like: A tensor of any shape, whose dtype and device they get.
         """
-        drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
+        drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64, device="cpu")
         return drawn.to(device=like.device, dtype=like.dtype)
 
     def orders(self, m: int) -> Int[Tensor, "m others"]:
         """For each of ``m`` objectives the others in a random order of its own, ``[m, m - 1]``."""
-        keys = torch.rand(m, m, generator=self._generator, dtype=torch.float64)
+        keys = torch.rand(m, m, generator=self._generator, dtype=torch.float64, device="cpu")
         return keys.fill_diagonal_(torch.inf).argsort(1)[:, :-1]
 
     def get_extra_state(self) -> Tensor:
         """The generator's state, for ``state_dict()``; empty without a seed."""
         if self._generator is None:
-            return torch.empty(0, dtype=torch.uint8)
+            return torch.empty(0, dtype=torch.uint8, device="cpu")
         return self._generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -175,4 +180,4 @@ class Randomised(BaseMethod):
     def _fresh_generator(self) -> torch.Generator | None:
         if self.config.seed is None:
             return None
-        return torch.Generator().manual_seed(self.config.seed)
+        return torch.Generator("cpu").manual_seed(self.config.seed)

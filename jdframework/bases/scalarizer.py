@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from jdframework.bases.device import initial_device
 from jdframework.bases.method import BaseMethod
 from jdframework.bases.weighting import at_least_float32, check_floating
 from jdframework.config import Config
@@ -25,6 +26,12 @@ class Scalarizer(BaseMethod, ABC):
 
     kind: ClassVar[Kind] = "scalarizer"
     needs: frozenset[Need] = frozenset({"losses"})
+    fixed_weights: ClassVar[bool] = False
+    """Whether each loss has the same weight in every step, whatever the losses are.
+
+    In a job of several processes, the average of what each makes of its own losses is then the step
+    on all of them.
+    """
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The scalar, differentiable in the losses.
@@ -83,7 +90,7 @@ class TrainableScalarizer(Scalarizer):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.s = nn.Parameter(torch.zeros(self.config.shape))
+        self.s = nn.Parameter(torch.zeros(self.config.shape, device=initial_device()))
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The scalar, differentiable in the losses and in ``s``.

@@ -1,7 +1,8 @@
 """The command line ``jd``.
 
-Each command is one module here. None is imported before it is needed, and neither torch nor a
-plugin before a command uses it.
+Each of the kernel's commands is one module here; applications add theirs through the hook
+``jd_cli``, and print and complete names with :mod:`.console` and :mod:`.completion`. Neither torch
+nor a method is imported before a command uses it.
 """
 
 from __future__ import annotations

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from jdframework import __version__
-from jdframework.cli import bench, check, demo, doctor, gallery, listing, new, show
+from jdframework.cli import applications, check, doctor, listing, show
+from jdframework.errors import JDError
 from jdframework.protocols.entry_points import hook_entry_points
+
+
+class Commands(TyperGroup):
+    """The commands; one whose application is not installed is answered with what to install."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments begin with.
+
+        :param ctx: click's context.
+        :param args: The arguments.
+        :raises JDError: if an application that is not there would add it.
+        """
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            reason = applications.reason_to_be_missing(args[0])
+            if reason is not None:
+                raise JDError(reason)
+        return super().resolve_command(ctx, args)
 
 
 def build() -> typer.Typer:
     """The application, with the sub-commands that observers of ``jd_cli`` add."""
     app = typer.Typer(
         name="jd",
+        cls=Commands,
         help="Train one PyTorch model on several objectives at once, every method a plugin.",
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,12 +45,7 @@ def build() -> typer.Typer:
     app.command("list")(listing.list_names)
     app.command("show")(show.show)
     app.command("doctor")(doctor.doctor)
-    app.command("new")(new.new)
-    app.command("update")(new.update)
     app.command("check")(check.check)
-    app.command("demo")(demo.demo)
-    app.command("gallery")(gallery.gallery)
-    app.command("bench")(bench.bench)
     _let_observers_add_commands(app)
     return app
 

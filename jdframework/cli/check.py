@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,8 @@ from jdframework.protocols.names import KINDS, Kind
 from jdframework.registry import discovery
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from jdframework.testing.conformance import Conformance, Finding, Verdict
 
 _STYLES: Final = {"passed": "green", "failed": "bold red", "not applicable": "bright_black"}
@@ -139,6 +140,8 @@ class _Bars:
 
 @contextmanager
 def _progress(names: int) -> Iterator[_Bars]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console.errors(), transient=True) as progress:
         yield _Bars(progress, names)

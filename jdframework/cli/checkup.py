@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -25,7 +23,6 @@ _TOLERANCE: Final = 1e-9
 """The self-check runs in float64, where an exact engine errs by about 1e-15."""
 
 _WRONG: Final = frozenset({"broken", "clash", "wrong"})
-_DEMO_PACKAGES: Final = {"scikit-learn": "sklearn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def examine() -> Checkup:
         plugins=[_plugin(entry) for entry in inventory.entries()],
         observers=[_observer(entry) for entry in hook_entry_points()],
         engines=[_engine(name) for name in _working_engines()],
-        optional=[_solvers(), *_demo_packages()],
+        optional=[_solvers()],
     )
 
 
@@ -174,13 +171,3 @@ def _solvers() -> Finding:
         )
     found = ", ".join(sorted(qpsolvers.available_solvers)) or "no solver: pip install quadprog"
     return Finding("qpsolvers", qpsolvers.__version__, "ok", found)
-
-
-def _demo_packages() -> Iterator[Finding]:
-    for distribution, module in _DEMO_PACKAGES.items():
-        reason = _reason_to_fail(partial(importlib.import_module, module))
-        if reason:
-            detail = 'only needed by jd demo: pip install "jdframework[demo]"'
-            yield Finding(distribution, None, "missing", detail)
-        else:
-            yield Finding(distribution, importlib.metadata.version(distribution), "ok", "jd demo")

@@ -12,6 +12,8 @@ from typing import Any, Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
+__all__ = ["complain", "errors", "output", "save_json", "warn", "write_json"]
+
 _WIDTH_IN_A_PIPE: Final = 160
 """A program or a file that reads a table has no width; wide rows are easier to search."""
 
@@ -27,7 +29,10 @@ def errors() -> Console:
 
 
 def complain(error: Exception) -> None:
-    """Prints what went wrong, in red, one line for each thing."""
+    """Prints what went wrong, in red, one line for each thing.
+
+    :param error: Its text has a line for each.
+    """
     for sentence in str(error).splitlines():
         errors().print(Text(f"error: {sentence}", style="red"), soft_wrap=True)
 
@@ -40,17 +45,28 @@ def warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Prints a warning as one sentence; fits ``warnings.showwarning``."""
+    """Prints a warning as one sentence; fits ``warnings.showwarning``.
+
+    :param message: The sentence.
+    :param category: Not shown, as ``filename``, ``lineno``, ``file`` and ``line`` are not.
+    """
     errors().print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
 
 
 def write_json(value: Any) -> None:
-    """Prints ``value`` for a program to read: pure ASCII, never wrapped."""
+    """Prints a value for a program to read: pure ASCII, never wrapped.
+
+    :param value: What JSON can hold.
+    """
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Writes ``value`` to a file, whose folder is made if it is not there."""
+    """Writes a value to a file as JSON.
+
+    :param path: The file, whose folder is made if it is not there.
+    :param value: What JSON can hold.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,51 +13,47 @@ from torch.amp.grad_scaler import GradScaler
 from jdframework import hooks, registry
 from jdframework.autograd import modules as shared_modules
 from jdframework.autograd.accumulation import add_to_grad
-from jdframework.autograd.graph import leaves_of, without
-from jdframework.autograd.rollback import GradientsApart, GradientsUndone, StateUndone
-from jdframework.bases import WeightedSum
-from jdframework.bases.engine import linearized, unserved
+from jdframework.autograd.autocast import without_autocast
+from jdframework.autograd.eager import eager
+from jdframework.autograd.graph import leaves_of
+from jdframework.autograd.ranks import check_one_rank
+from jdframework.autograd.rollback import OwnGradients, StateRollback
+from jdframework.descent.call import Call
+from jdframework.descent.checks import (
+    check_choice,
+    check_on_features,
+    check_representation,
+    check_wrapped,
+)
 from jdframework.descent.engine_choice import Choice, Settled, choose, is_auto, preferred_kinds
+from jdframework.descent.finite import FiniteCheck, PropagatedError
+from jdframework.descent.independent import Independent, independent_batches
+from jdframework.descent.linearize import linearize
+from jdframework.descent.ordinary import ordinary_pass
+from jdframework.descent.oversights import Oversights
 from jdframework.descent.step import Step
-from jdframework.errors import ConfigError, NonFiniteError, UnsupportedModelError
-from jdframework.linearization import Gradients, Linearization, summed
-from jdframework.linearization.cross_gramian import (
-    Crossed,
-    Independent,
-    WithCrossGramian,
-    cross_gramian,
-    independent_batches,
-)
-from jdframework.linearization.features import (
-    Cut,
-    OnFeatures,
-    as_scalars,
-    bypassing,
-    check_features,
-    cut_losses,
-    nested,
-)
-from jdframework.linearization.finite import Finiteness
+from jdframework.descent.wrong_uses import check_keywords, check_method, check_modules
+from jdframework.errors import ConfigError, NonFiniteError
+from jdframework.linearization.blocks import excluding, joined
+from jdframework.linearization.combination import Combination, combine, pullback, weighting_of
+from jdframework.linearization.features import Representation, as_features
 from jdframework.linearization.objectives import (
     Losses,
-    Objectives,
     check_differentiable,
+    finite_ones,
     in_order,
     objectives,
 )
 from jdframework.linearization.scaled import LossScale
-from jdframework.linearization.update import Update, treats_groups, update
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful
+from jdframework.protocols.names import Kind
 from jdframework.registry import Spec
 
-OnNonFinite = Literal["raise", "skip", "propagate"]
+OnNonFinite = Literal["raise", "skip", "drop", "propagate"]
 On = Literal["parameters", "features"]
 
-_AUTOGRAD: Final = "autograd"
-_T = TypeVar("_T")
 
-
-class Descent:
+class Descent(nn.Module):
     """Trains modules on several objectives, by any method.
 
     A scalarizer takes one ordinary backward pass; a weighting or an aggregator runs on an engine.
@@ -77,9 +72,13 @@ class Descent:
     :param batch_dim: The dimension along which instances are independent and each has its own
         loss; None if each objective depends on the whole batch.
     :param on_nonfinite: What to do if a loss or a gradient is NaN or infinite: ``"raise"``,
-        ``"skip"`` the step and leave ``.grad`` as it is, or ``"propagate"``: weights and ``.grad``
+        ``"skip"`` the step and leave ``.grad`` as it is; ``"drop"`` the tasks whose loss is not
+        finite, and take the step of the others (losses given one by one; where all, or a gradient,
+        are not finite, the step is skipped); or ``"propagate"``: weights and ``.grad``
         are NaN, and the method is not called, so that it remembers nothing of the step; a method
         that claims to be ``robust`` (``trimmed-mean``) is.
+    :param process_group: False says that each process of a ``torch.distributed`` job trains a model
+        of its own; otherwise a step that would see the losses of one process alone is refused.
     :param config: The method's settings.
     :raises UnknownNameError: if no installed plugin offers a name.
     :raises ConfigError: if the method or the engine does not take its settings.
@@ -94,42 +93,46 @@ class Descent:
 
     def __init__(
         self,
-        modules: nn.Module | Sequence[nn.Module],
+        modules: shared_modules.Modules,
         method: Spec,
         *,
         engine: Spec = "auto",
         on: On = "parameters",
         batch_dim: int | None = None,
         on_nonfinite: OnNonFinite = "raise",
+        process_group: Literal[False] | None = None,
         **config: Any,
     ) -> None:
-        _check_choice("on", on, On)
-        _check_choice("on_nonfinite", on_nonfinite, OnNonFinite)
-        self._modules = shared_modules.checked(modules)
+        super().__init__()
+        check_choice("on", on, On)
+        check_choice("on_nonfinite", on_nonfinite, OnNonFinite)
+        check_choice("process_group", process_group, Literal[False, None])
+        check_modules(modules, method)
+        check_method(method)
+        # In a tuple, so that they do not become this module's own.
+        self._shared = shared_modules.checked(modules)
         prefer = preferred_kinds(is_auto(engine) and on == "parameters")
-        self._method = registry.method(method, prefer=prefer, **config)
-        shared_modules.move_with(self._modules, self._method)
-        self._on_nonfinite, self._on = on_nonfinite, on
+        self.method = self._made(method, prefer, config)
+        """The weighting, aggregator or scalarizer."""
+        shared_modules.move_with(self._shared, self.method)
+        self._on_nonfinite, self._on, self._process_group = on_nonfinite, on, process_group
+        self._oversights = Oversights(self.method, batch_dim)
         self._choice = self._chosen(engine, on, batch_dim)
-        shared_modules.bind(self._method, self._modules)
+        shared_modules.bind(self.method, self._shared)
         self._steps = 0
         self._last_names: tuple[str, ...] | None = None
-
-    @property
-    def method(self) -> Any:
-        """The weighting, aggregator or scalarizer."""
-        return self._method
 
     @property
     def engine(self) -> Engine | None:
         """The engine; None for a scalarizer, and on features, which need none."""
         return self._choice.engine
 
+    @eager
     def backward(
         self,
         losses: Losses,
-        *,
-        features: Tensor | Sequence[Tensor] | None = None,
+        *more: Tensor,
+        features: Representation | None = None,
         independent: Independent | None = None,
         retain_graph: bool = False,
         scaler: GradScaler | None = None,
@@ -141,9 +144,13 @@ class Descent:
 
         :param losses: A tensor of any shape, one objective per entry; a sequence of scalars; or a
             mapping from name to scalar.
-        :param features: The shared representation of several tasks. Parameters past it, the
-            heads', get their own plain gradient. Without it, they get the weighted one, as
-            ``losses.backward(weights)`` would give them. A scalarizer makes no use of it.
+        :param more: Refused: several losses are given as one sequence, or as one mapping.
+        :param features: The shared representation of several tasks: a tensor, or a mapping, a
+            sequence or a generator of tensors. Parameters past it, the heads', get their own plain
+            gradient. Without it, they get the weighted one, as ``losses.backward(weights)`` would
+            give them; so does, with it, whatever else the features depend on, such as layers before
+            the given modules. Where all parameters of these are frozen, only heads get a gradient,
+            and the step has no weights. A scalarizer makes no use of it.
         :param independent: The same objectives on another, independent batch, or a tuple of two
             such, for the methods that need a cross-gramian. With one, that is of its gradients and
             those of ``losses``; with two, of the gradients of these two. The update is the weighted
@@ -158,7 +165,8 @@ class Descent:
             if its names are others than in the step before, or in another order, and the method
             remembers the objectives; if the method needs ``independent`` batches and the right
             number of them with the same objectives is not given; if ``features`` is empty, or has a
-            tensor twice or one without a graph; if ``on="features"`` and there are no features.
+            tensor twice, one without a graph or one that plays no part in the losses; if
+            ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).
@@ -184,66 +192,96 @@ class Descent:
         >>> others = losses_of_a_batch(), losses_of_a_batch()
         >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
-        call = self._call(losses, features, independent, retain_graph, scaler)
-        found: Update | None = None
+        if more:
+            raise TypeError("give all losses together: backward([loss_1, loss_2, …])")
+        # --8<-- [start:step]
+        method = self.method
+        call = self._read(losses, features, independent, retain_graph, scaler)
+        made: Combination | None = None
         try:
-            for batch in (call.given, *call.others):
-                call.finiteness.of_losses(batch.values(), batch)
-            is_scalar = self._method.kind == "scalarizer"
-            found = self._scalarized(call) if is_scalar else self._combined(call)
-        except NonFiniteError:
-            is_scaled = call.scale.factor is not None
-            if is_scaled and (self._on_nonfinite != "raise" or _are_finite(call.values)):
-                add_to_grad(*_nan_for(call.given))
-            elif self._on_nonfinite != "skip":
-                raise
+            with without_autocast(), StateRollback(method):
+                for batch in call.batches:
+                    call.finite.losses(batch.values(), batch)
+                if method.kind == "scalarizer":
+                    made = ordinary_pass(method, call)
+                else:
+                    with OwnGradients([*method.parameters()]) as own:
+                        lin, gramians = linearize(call, method, self._choice, self._shared)
+                        with lin:
+                            call.finite.gramians(gramians)
+                            made = combine(lin, gramians, method, call.values.flatten())
+                            call.finite.combination(made)
+                            update = pullback(lin, made)
+                    update = joined(update, own.scaled(call.scale.factor))
+                    call.finite.gradients(*excluding(update, lin.covered))
+                    add_to_grad(*update)
+        except NonFiniteError as error:
+            made = self._not_finite(error, call)
         finally:
             self._steps += 1
-        step = self._record(call, found)
+        step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
+        # --8<-- [end:step]
 
+    @eager
     def after_update(self, losses: Losses) -> None:
         """Tells the methods that act after the optimizer's step (FAMO) the new losses.
 
         :param losses: Those of the same batch, under the new parameters; a mapping in any order.
         :raises ValueError: if its names are not those of the last step.
         """
-        if isinstance(self._method, ActsAfterUpdate):
+        if isinstance(self.method, ActsAfterUpdate):
             given = objectives(losses)
             if isinstance(losses, Mapping) and self._last_names is not None:
                 given = in_order(given, self._last_names, "after_update")
-            self._method.after_update(given.values())
+            self.method.after_update(given.values())
 
     def end_epoch(self) -> None:
         """Tells the methods that have epochs (DWA) that one is over."""
-        if isinstance(self._method, HasEpochs):
-            self._method.end_epoch()
+        if isinstance(self.method, HasEpochs):
+            self.method.end_epoch()
 
     def reset(self) -> None:
         """Makes a stateful method forget earlier steps."""
-        if isinstance(self._method, Stateful):
-            self._method.reset()
+        if isinstance(self.method, Stateful):
+            self.method.reset()
         self._last_names = None
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The method's trainable parameters, for the optimizer; usually none."""
-        parameters: Iterator[nn.Parameter] = self._method.parameters()
-        return parameters
+    def state_dict(  # type: ignore[override]  # torch has an overload for each way to call it
+        self, *arguments: Any, **keywords: Any
+    ) -> dict[str, Any]:
+        """The method's state.
 
-    def state_dict(self) -> dict[str, Any]:
-        """The method's state."""
-        state: dict[str, Any] = self._method.state_dict()
+        :param arguments: Those of ``torch.nn.Module.state_dict``, by which a parent module asks.
+        :param keywords: Likewise.
+        """
+        state: dict[str, Any] = self.method.state_dict(*arguments, **keywords)
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Puts the method's state back.
 
-        :param state: What :meth:`state_dict` gave.
+        :param state_dict: What :meth:`state_dict` gave.
+        :param strict: Whether its keys must be exactly the method's.
+        :param assign: Whether the method takes over the tensors instead of copying them.
+        :return: The keys that were missing, and those that were not expected.
         :raises RuntimeError: if it is that of another method, or of other settings.
         """
-        self._method.load_state_dict(state, strict=True)
         self._last_names = None
+        return self.method.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """In a parent's state, the method's has no further prefix, as in :meth:`state_dict`."""
+        own = [key for key in state_dict if key.startswith(prefix)]
+        for key in own:
+            state_dict[f"{prefix}method.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        self._last_names = None
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def close(self) -> None:
         """Leaves the model as it was before."""
@@ -251,251 +289,107 @@ class Descent:
             self.engine.close()
 
     def __repr__(self) -> str:
-        return f"Descent({self._method!r}, engine={self._engine_name!r})"
+        return f"Descent({self.method!r}, engine={self._choice.taken!r})"
 
-    @property
-    def _engine_name(self) -> str:
-        return _AUTOGRAD if self.engine is None else self.engine.name
+    @staticmethod
+    def _made(spec: Spec, prefer: Sequence[Kind], config: Mapping[str, Any]) -> Any:
+        try:
+            return registry.method(spec, prefer=prefer, **config)
+        except ConfigError:
+            check_keywords(config, registry.settings_of(spec, prefer))
+            raise
 
     def _chosen(self, engine: Spec, on: On, batch_dim: int | None) -> Choice:
         if on == "parameters":
-            return choose(self._modules, self._method, engine, batch_dim)
-        _check_on_features(self._method, engine)
-        refusal = unserved(self._modules)
-        if refusal is not None:
-            raise UnsupportedModelError(f"on='features' refuses: {refusal}")
+            return choose(self._shared, self.method, engine, batch_dim)
+        check_on_features(self.method, engine)
+        check_wrapped(self._shared)
         return Settled(
             None, "on='features' takes one backward pass of the shared modules and needs no engine"
         )
+
+    def _read(
+        self,
+        losses: Losses,
+        features: Representation | None,
+        independent: Independent | None,
+        retain_graph: bool,
+        scaler: GradScaler | None,
+    ) -> Call:
+        """What ``backward`` was given, once it is known to be a step."""
+        crossed = "cross-gramian" in self.method.needs
+        if independent is not None and not crossed:
+            raise ValueError(
+                f"{self.method.name} makes no use of independent batches: leave them out"
+            )
+        given = objectives(losses)
+        if self._on_nonfinite == "drop":
+            given = finite_ones(given)
+        if not self._weights_are_fixed:
+            check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
+        self._oversights.look(losses, shared_modules.trained(self._shared))
+        self._check_order(given.names if isinstance(losses, Mapping) else None)
+        check_differentiable(given)
+        method = weighting_of(self.method)
+        others = independent_batches(method, independent, given) if crossed else ()
+        cut_at = None if features is None else as_features(features)
+        if self._on == "features":
+            check_representation(given, cut_at, shared_modules.trained(self._shared))
+        shared_modules.bind(self.method, self._shared)
+        values = given.values()
+        asked = scaler is not None or self._on_nonfinite != "propagate"
+        finite = FiniteCheck(self._steps, given, self.method, self._names, asked)
+        scale = LossScale(scaler, values.device)
+        return Call(given, others, cut_at, retain_graph, scale, finite, values)
+
+    def _not_finite(self, error: NonFiniteError, call: Call) -> Combination | None:
+        """What becomes of a step that stopped at NaN or infinity; None if it is left out.
+
+        A scaler finds NaN in ``.grad`` and leaves out the update by itself.
+        """
+        in_losses = not bool(torch.isfinite(call.values).all())
+        gramian = error.gramian if isinstance(error, PropagatedError) else None
+        scaled = call.scale.factor is not None
+        if gramian is not None or (scaled and not (in_losses and self._on_nonfinite == "raise")):
+            leaves = leaves_of(call.given.tensors)
+            add_to_grad(leaves, [torch.full_like(leaf, math.nan) for leaf in leaves])
+        elif self._on_nonfinite not in ("skip", "drop"):
+            raise error
+        if gramian is None:
+            return None
+        weights = torch.full_like(call.values.reshape(-1), math.nan)
+        return Combination(self.method, [self.method], [weights], ([], []), gramian)
+
+    def _record(self, call: Call, made: Combination | None) -> Step:
+        return Step(
+            names=call.given.names,
+            skipped=made is None,
+            losses=call.values.reshape(-1),
+            weights=None if made is None else made.of_all,
+            gramian=None if made is None else made.gramian,
+            engine=self._choice.taken,
+            reason=self._choice.reason,
+        )
+
+    @property
+    def _weights_are_fixed(self) -> bool:
+        """Whether averaging what the ranks make of their own losses is the step of all."""
+        return self.engine is None and getattr(self.method, "fixed_weights", False)
 
     def _check_order(self, names: tuple[str, ...] | None) -> None:
         """Refuses other names, or another order, if the method remembers objectives by place."""
         before = self._last_names
         if names and before and names != before and len(names) == len(before):
-            state = [each for each in self._method.state_dict().values() if torch.is_tensor(each)]
+            state = [each for each in self.method.state_dict().values() if torch.is_tensor(each)]
             if any(each.is_floating_point() and len(names) in each.shape for each in state):
                 raise ValueError(
                     f"losses has the objectives {', '.join(map(repr, names))}, but the step before "
-                    f"had {', '.join(map(repr, before))}, and {self._method.name} remembers them "
+                    f"had {', '.join(map(repr, before))}, and {self.method.name} remembers them "
                     f"by their places: give the same ones in the same order, or call reset()"
                 )
         self._last_names = names
 
     def _names(self) -> dict[int, str]:
         """What to call each parameter, by its identity; the method's own begin with its name."""
-        learned = self._method.named_parameters(prefix=self._method.name)
-        return shared_modules.parameter_names(self._modules) | {id(p): name for name, p in learned}
-
-    def _weighting(self) -> Any:
-        """The method, or the weighting that an aggregator was made of."""
-        return self._method.weighting if isinstance(self._method, WeightedSum) else self._method
-
-    def _trained(self) -> list[nn.Parameter]:
-        return shared_modules.trained(self._modules)
-
-    def _call(
-        self,
-        losses: Losses,
-        features: Tensor | Sequence[Tensor] | None,
-        independent: Independent | None,
-        retain_graph: bool,
-        scaler: GradScaler | None,
-    ) -> _Call:
-        """What ``backward`` was given, once it is known to be a step."""
-        crossed = "cross-gramian" in self._method.needs
-        if independent is not None and not crossed:
-            raise ValueError(
-                f"{self._method.name} makes no use of independent batches: leave them out"
-            )
-        given = objectives(losses)
-        self._check_order(given.names if isinstance(losses, Mapping) else None)
-        check_differentiable(given)
-        others = independent_batches(self._weighting(), independent, given) if crossed else ()
-        cut_at = [features] if isinstance(features, Tensor) else features
-        if self._on == "features":
-            _check_representation(given, cut_at, self._trained())
-        elif cut_at is not None and self.engine is not None:
-            check_features(cut_at)
-        values = given.values()
-        scale = LossScale(scaler, values.device)
-        asked = scaler is not None or self._on_nonfinite != "propagate"
-        finiteness = Finiteness(self._steps, given, self._method, self._names, asked)
-        return _Call(given, others, values, cut_at, retain_graph, scale, finiteness)
-
-    def _combined(self, call: _Call) -> Update:
-        """Linearization, Gramian, method, ``Jᵀw``, ``.grad``; where one fails, nothing has changed.
-
-        Whatever an engine refuses, it refuses before the method has seen anything of the step.
-        """
-        method, finiteness = self._method, call.finiteness
-        shared_modules.bind(method, self._modules)
-        with StateUndone(method):
-            with GradientsApart(list(method.parameters())) as learned:
-                lin, gramians, heads = self._linearized(call)
-                with lin:
-                    total = summed(gramians)
-                    finiteness.of_gramian(total)
-                    if self._lets_through(total):
-                        return self._nothing_but_nan(call.given, total)
-                    values = call.values.flatten()
-                    found = update(lin, method, values, gramians=gramians, finiteness=finiteness)
-            own = call.scale.of_gradients(learned.gradients)
-            found = found.and_of(*heads).and_of(learned.tensors, own)
-            finiteness.of_gradients(*found.without(lin.covered))
-            add_to_grad(found.tensors, found.gradients)
-        return found
-
-    def _linearized(self, call: _Call) -> tuple[Linearization, Sequence[Tensor | None], Gradients]:
-        """What the update is taken from, the statistics for the weights, and the heads' gradients.
-
-        The losses are times their scale, of which the linearization shows nothing.
-        """
-        method, retain_graph = self._method, call.retain_graph
-        given, *others = (call.scale.of_losses(batch) for batch in (call.given, *call.others))
-        crossed: Crossed | None = None
-        if others:
-            _check_reaches((given, *others), self._trained())
-            pair = (given, *others)[-2:]
-            found = self._served(call, lambda engine: cross_gramian(engine, *pair))
-            crossed = Crossed(*map(call.scale.out_of_product, found))
-        cut: Cut | None = None
-        if call.features is not None:
-            cut = cut_losses(given.tensors, call.features, self._trained(), retain_graph)
-
-        def served_by(engine: Engine | None) -> tuple[Linearization, Sequence[Tensor | None]]:
-            lin: Linearization
-            if engine is None:
-                assert cut is not None
-                lin = OnFeatures(cut, self._trained(), retain_graph)
-            else:
-                lin = linearized(engine, method, given.tensors, cut, retain_graph)
-            lin = call.scale.out_of(lin)
-            if crossed is not None:
-                lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
-            return lin, lin.gramians()
-
-        lin, gramians = self._served(call, served_by)
-        return lin, gramians, ([], []) if cut is None else (cut.head_params, cut.head_gradients)
-
-    def _scalarized(self, call: _Call) -> Update:
-        """The step of a scalarizer, by autograd's own backward pass, so that all its hooks run."""
-        leaf = call.values.clone().requires_grad_()
-        leaves = [*leaves_of(call.given.tensors), *self._method.parameters()]
-        factor = 1.0 if call.scale.factor is None else call.scale.factor
-        with GradientsUndone(leaves), StateUndone(self._method):
-            (self._method(leaf) * factor).backward()
-            weights = torch.zeros_like(call.values) if leaf.grad is None else leaf.grad
-            starts = _like(call.given, weights)
-            torch.autograd.backward(call.given.tensors, starts, retain_graph=call.retain_graph)
-            call.finiteness.of_gradients(leaves, [leaf.grad for leaf in leaves], weights)
-        return Update((), (), weights.reshape(-1) / factor, None)
-
-    def _served(self, call: _Call, take: Callable[[Any], _T]) -> _T:
-        """What the engine gives, or the next one where it refuses."""
-        while True:
-            try:
-                self._choice.fitting(call.given, call.features)
-                return take(self.engine)
-            except UnsupportedModelError as refusal:
-                self._choice.replace(refusal)
-
-    def _lets_through(self, gramian: Tensor | None) -> bool:
-        """Whether the method may not see this Gramian, which is not finite, lest it remember it."""
-        if self._on_nonfinite != "propagate" or gramian is None:
-            return False
-        return not self._weighting().claims.get("robust") and not _are_finite(gramian.diagonal())
-
-    def _nothing_but_nan(self, given: Objectives, gramian: Tensor | None) -> Update:
-        add_to_grad(*_nan_for(given))
-        weights = torch.full_like(given.values().reshape(-1), math.nan)
-        return Update((), (), weights, gramian)
-
-    def _record(self, call: _Call, found: Update | None) -> Step:
-        return Step(
-            names=call.given.names,
-            skipped=found is None,
-            losses=call.values.reshape(-1),
-            weights=None if found is None else found.weights,
-            gramian=None if found is None else found.gramian,
-            engine=self._engine_name,
-            reason=self._choice.reason,
-        )
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What ``backward`` was given."""
-
-    given: Objectives
-    others: tuple[Objectives, ...]
-    """The same objectives on independent batches."""
-    values: Tensor
-    features: Sequence[Tensor] | None
-    retain_graph: bool
-    scale: LossScale
-    finiteness: Finiteness
-
-
-def _are_finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values).all())
-
-
-def _nan_for(given: Objectives) -> Gradients:
-    leaves = leaves_of(given.tensors)
-    return leaves, [torch.full_like(leaf, math.nan) for leaf in leaves]
-
-
-def _check_choice(argument: str, given: object, choices: Any) -> None:
-    if given not in get_args(choices):
-        allowed = ", ".join(map(repr, get_args(choices)))
-        raise ConfigError(f"{argument} = {given!r} was given, but it is one of {allowed}")
-
-
-def _check_on_features(method: Any, engine: Spec) -> None:
-    """Refuses what aggregation on the representation cannot serve."""
-    reason, name = None, method.name
-    if method.kind == "scalarizer":
-        reason = f"{name} is a scalarizer, which looks at no gradients"
-    elif "cross-gramian" in method.needs:
-        reason = f"{name} compares batches, whose features have nothing in common"
-    elif treats_groups(method):
-        reason = f"{name} divides parameters into groups"
-    elif not is_auto(engine):
-        reason = "no engine is needed where no Jacobian of parameters is: leave engine out"
-    if reason is not None:
-        raise ConfigError(f"on='features' was given, but {reason}")
-
-
-def _check_representation(
-    given: Objectives, features: Sequence[Tensor] | None, shared: Sequence[Tensor]
-) -> None:
-    """Refuses features below which one backward pass does not give the trunk's gradients."""
-    if not features:
-        raise ValueError(
-            "on='features' needs the shared representation: backward(losses, features=…)"
-        )
-    check_features(features)
-    if bypassing(as_scalars(given.tensors), features, shared):
-        raise UnsupportedModelError(
-            "a loss depends on a shared parameter past the features, too (tied weights), which "
-            "on='features' would miss: use on='parameters'"
-        )
-    if nested(features):
-        raise UnsupportedModelError(
-            "a feature was computed from another, whose part in the losses on='features' would "
-            "count twice: give only the last, or use on='parameters'"
-        )
-
-
-def _check_reaches(batches: Sequence[Objectives], parameters: Sequence[Tensor]) -> None:
-    for batch in batches:
-        if len(without(leaves := leaves_of(batch.tensors), parameters)) == len(leaves):
-            raise ValueError(
-                "the losses, or those of an independent batch, depend on no parameter of the given "
-                "modules that requires gradients: are these the modules that computed them?"
-            )
-
-
-def _like(given: Objectives, weights: Tensor) -> list[Tensor]:
-    parts = torch.split(weights.reshape(-1), [tensor.numel() for tensor in given.tensors])
-    return [part.reshape(t.shape).to(t.dtype) for part, t in zip(parts, given.tensors, strict=True)]
+        learned = self.method.named_parameters(prefix=self.method.name)
+        return shared_modules.parameter_names(self._shared) | {id(p): name for name, p in learned}

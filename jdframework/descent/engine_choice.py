@@ -7,21 +7,30 @@ memory that it would hold, against what is free on the device; and last its cost
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from torch import Tensor, nn
 
 from jdframework import hooks, registry
 from jdframework.autograd import memory
+from jdframework.autograd.graph import graph_of
 from jdframework.autograd.modules import trained
 from jdframework.errors import ConfigError, JDError, UnsupportedModelError
 from jdframework.linearization import Forecast
+from jdframework.linearization.combination import need_of, treats_groups
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 from jdframework.protocols.names import Kind
 from jdframework.registry import Spec
 
+GraphKind: TypeAlias = tuple[frozenset[str], int]
+
+AUTOGRAD: Final = "autograd"
+"""What a step runs on that needs no engine."""
+_MISSES: Final = 3
+"""How many steps an engine may miss that has served none, until it is parted with."""
 _USABLE: Final = 0.9
 """The share of what is free that an engine may hold; the backward pass itself takes some, too."""
 
@@ -35,29 +44,42 @@ class Settled:
 
     def __init__(self, engine: Engine | None, reason: str) -> None:
         self.engine, self.reason = engine, reason
+        self.taken = AUTOGRAD if engine is None else engine.name
+        """The name of what the last step ran on."""
         self.passed_over: dict[str, str] = {}
 
-    def fitting(self, given: Objectives, features: Sequence[Tensor] | None) -> None:
+    def serving(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine | None:
         """What was asked for is taken, however large."""
+        return self.engine
 
-    def replace(self, refusal: UnsupportedModelError) -> None:
+    def refused(
+        self,
+        refusal: UnsupportedModelError,
+        given: Objectives,
+        features: Sequence[Tensor] | None,
+    ) -> None:
         """There is no other.
 
         :raises UnsupportedModelError: the refusal.
         """
         raise refusal
 
+    def served(self) -> None:
+        """Nothing follows from it."""
+
 
 class Automatic:
     """The cheapest installed engine that serves a method on a model, and then the next ones.
 
-    Engines refuse a model when they are made, or at a step, once they have seen its graph; or they
-    would hold more than is free. The next cheapest one takes over.
+    Engines refuse a model when they are made, or a graph at a step, once they have seen it; or they
+    would hold more than is free. The next cheapest one then takes over: for good, where the model
+    is refused or memory is short, and otherwise for graphs of that kind, so that one odd batch does
+    not make all later steps slower.
 
     :param modules: The modules whose parameters the objectives share.
     :param method: A weighting or an aggregator.
     :param batch_dim: The dimension of independent instances, if each is an objective.
-    :param told: Whether observers are told each change of the engine.
+    :param told: Whether users and observers are told each change of the engine.
     :raises UnknownNameError: if no engine is installed.
     :raises UnsupportedModelError: if none can serve, with each one's reason.
     """
@@ -78,10 +100,18 @@ class Automatic:
         self._most_objectives = 0
         self._untried = _by_cost(self.passed_over)
         self.engine = self._next()
-        self.reason = self._told_reason()
+        self.taken = self.engine.name
+        """The name of what the last step ran on."""
+        self.reason = self._said = self._told_reason(self.engine)
+        self._detours: dict[GraphKind, Engine] = {}
+        """What serves the kinds of graphs that the engine has refused."""
+        self._detour_said: dict[str, str] = {}
+        self._fallbacks: dict[str, Engine] = {}
+        self._serving = self.engine
+        self._served = self._missed = 0
 
-    def fitting(self, given: Objectives, features: Sequence[Tensor] | None) -> None:
-        """Makes sure that the engine takes these losses, or goes on with one that does.
+    def serving(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine:
+        """The engine for these losses, which takes their graph, and for which there is room.
 
         What it would hold has to be free. It is looked at where there are more objectives than ever
         before.
@@ -90,38 +120,99 @@ class Automatic:
         :param features: The shared representation, if there is one.
         :raises UnsupportedModelError: if no engine can serve, with each one's reason.
         """
-        while given.m > self._most_objectives:
+        detour = self._detours.get(_kind_of(given)) if self._detours else None
+        while detour is None and given.m > self._most_objectives:
             try:
                 excess = self._excess(self.engine, given, features)
             except UnsupportedModelError as refusal:
-                self.replace(refusal)
+                self._serving = self.engine
+                self.refused(refusal, given, features)
+                detour = self._detours.get(_kind_of(given))
                 continue
             if excess is not None:
                 self._make_room(excess, given, features)
             self._most_objectives = given.m
+        self._serving = self.engine if detour is None else detour
+        self.taken = self._serving.name
+        self.reason = self._said if detour is None else self._detour_said[self.taken]
+        return self._serving
 
-    def replace(self, refusal: UnsupportedModelError) -> None:
-        """Goes on with the next engine.
+    def refused(
+        self,
+        refusal: UnsupportedModelError,
+        given: Objectives,
+        features: Sequence[Tensor] | None,
+    ) -> None:
+        """Goes on with the next engine, for graphs of this kind.
 
-        :param refusal: Why the present one cannot serve.
+        :param refusal: Why the engine that was to serve cannot.
+        :param given: The losses.
+        :param features: The shared representation, if there is one.
         :raises UnsupportedModelError: if there is no other, with each one's reason.
         """
-        self.engine.close()
-        self._pass_over(self.engine.name, str(refusal))
-        self._tell(self.engine.name, str(refusal))
-        self.engine = self._next()
-        self.reason = self._told_reason()
-        self._most_objectives = 0
+        name, why = self._serving.name, str(refusal)
+        known = name in self.passed_over
+        self._pass_over(name, why)
+        successor = self._after(self._serving, given, features)
+        self._detours[_kind_of(given)] = successor
+        self._detour_said[successor.name] = self._told_reason(successor)
+        if not known:
+            self._tell(name, why)
+            self._warn(name, why, successor)
+
+    def served(self) -> None:
+        """Notes that the engine has served, and parts with one that never does."""
+        if self._serving is self.engine:
+            self._served += 1
+            return
+        self._missed += 1
+        if not self._served and self._missed >= _MISSES:
+            self.engine.close()
+            position = [cls.name for cls in self._untried].index(self._serving.name)
+            self.engine, self._untried = self._serving, self._untried[position + 1 :]
+            self._said = self.reason
+            self._detours.clear()
 
     def _next(self) -> Engine:
         while self._untried:
             engine = self._made(self._untried.pop(0))
             if engine is not None:
                 return engine
-        reasons = [f"{name}: {why}" for name, why in self.passed_over.items()]
-        raise UnsupportedModelError(
-            f"no installed engine can serve {self._method.name!r} on this model: "
-            f"{'; '.join(reasons)}"
+        raise self._none_left()
+
+    def _after(
+        self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None
+    ) -> Engine:
+        """The next engine that there is room for, or the next one; each keeps its place."""
+        names = [cls.name for cls in self._untried]
+        start = names.index(engine.name) + 1 if engine.name in names else 0
+        first: Engine | None = None
+        for cls in self._untried[start:]:
+            made = self._fallbacks.get(cls.name) or self._made(cls)
+            if made is None:
+                continue
+            self._fallbacks[cls.name] = made
+            try:
+                if self._excess(made, given, features) is None:
+                    return made
+            except UnsupportedModelError as refusal:
+                self._pass_over(cls.name, str(refusal))
+                continue
+            first = first or made
+        if first is None:
+            raise self._none_left()
+        return first
+
+    def _none_left(self) -> UnsupportedModelError:
+        """Each engine's reason on a line of its own; one that several have is said once."""
+        names: dict[str, list[str]] = {}
+        for name, why in self.passed_over.items():
+            names.setdefault(why, []).append(name)
+        if len(names) == 1:
+            return UnsupportedModelError(f"{next(iter(names))} (no installed engine can serve it)")
+        lines = "".join(f"\n- {' and '.join(those)}: {why}" for why, those in names.items())
+        return UnsupportedModelError(
+            f"no installed engine can serve {self._method.name!r} on this model:{lines}"
         )
 
     def _made(self, cls: Any) -> Engine | None:
@@ -153,10 +244,12 @@ class Automatic:
                 self._hurdles[self.engine.name] = f"{self.engine.name} {excess}"
                 self._tell(self.engine.name, excess)
                 self.engine, self._untried = smaller, self._untried[position + 1 :]
-                self.reason = self._told_reason()
+                self._said = self._told_reason(smaller)
                 return
             smaller.close()
-        self.reason = f"{self._told_reason()}; it {excess}; no other installed engine takes less"
+        self._said = (
+            f"{self._told_reason(self.engine)}; it {excess}; no other installed engine takes less"
+        )
 
     def _excess(
         self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None
@@ -179,13 +272,23 @@ class Automatic:
         if self._told:
             hooks.call("jd_fallback", name=name, reason=why)
 
-    def _told_reason(self) -> str:
+    def _warn(self, name: str, why: str, successor: Engine) -> None:
+        """Says once that a step takes longer than it would, and why."""
+        if self._told:
+            warnings.warn(
+                f"{name} does not serve this step, and {successor.name} does, which may take much "
+                f"longer: {why}",
+                stacklevel=2,
+            )
+
+    def _told_reason(self, engine: Engine) -> str:
         (what,) = required(self._method)
         said = (
-            f"{self._method.name} needs the {_WRITTEN[what]}, and {self.engine.name} is the "
+            f"{self._method.name} needs the {_WRITTEN[what]}, and {engine.name} is the "
             f"cheapest engine that can form it here"
         )
-        return f"{said}: {'; '.join(self._hurdles.values())}" if self._hurdles else said
+        hurdles = [told for name, told in self._hurdles.items() if name != engine.name]
+        return f"{said}: {'; '.join(hurdles)}" if hurdles else said
 
 
 Choice = Automatic | Settled
@@ -254,6 +357,11 @@ def free_for(modules: Sequence[nn.Module]) -> int | None:
         return None
 
 
+def _kind_of(given: Objectives) -> GraphKind:
+    """What makes two graphs alike: the operations in them, and about as many objectives."""
+    return graph_of(given.tensors).operations, given.m.bit_length()
+
+
 def is_auto(engine: Spec) -> bool:
     """Whether the engine is left open."""
     return isinstance(engine, str) and engine == "auto"
@@ -271,6 +379,8 @@ def preferred_kinds(cheapest: bool) -> tuple[Kind, ...]:
 def required(method: Any) -> frozenset[str]:
     """What an engine must be capable of, to serve the method."""
     needs_rows = not method.needs.isdisjoint({"jacobian", "cross-gramian"})
+    if method.kind == "aggregator" and not treats_groups(method):
+        needs_rows = needs_rows or need_of(method, 0) != "gramian"
     return frozenset({"jacobian"} if needs_rows else {"gramian"})
 
 
@@ -290,7 +400,7 @@ def why_not(cls: Any, method: Any, choice: Choice) -> str:
         return _lacks(method, lacking)
     if isinstance(choice, Settled):
         return f"{choice.engine.name} was asked for"
-    return f"dearer than {choice.engine.name}, which serves as well"
+    return f"dearer than {choice.taken}, which serves as well"
 
 
 def installed(broken: dict[str, str]) -> list[Any]:

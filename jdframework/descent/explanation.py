@@ -24,13 +24,14 @@ from jdframework.descent.engine_choice import (
     why_not,
 )
 from jdframework.linearization import Forecast
-from jdframework.linearization.features import check_features
+from jdframework.linearization.features import Representation, as_features
 from jdframework.linearization.objectives import (
     Losses,
     Objectives,
     check_differentiable,
     objectives,
 )
+from jdframework.protocols import Engine
 from jdframework.registry import Spec
 
 _WIDTH = 88
@@ -87,7 +88,7 @@ def explain(
     losses: Losses | Callable[[], Losses],
     *,
     batch_dim: int | None = None,
-    features: Tensor | Sequence[Tensor] | None = None,
+    features: Representation | None = None,
     engine: Spec = "auto",
     **config: Any,
 ) -> Explanation:
@@ -103,7 +104,7 @@ def explain(
         called once. With a function, an engine that watches the forward pass (autogram) says
         exactly how it would go about it, where otherwise it judges by what the graph shows.
     :param batch_dim: The dimension along which instances are independent, as in ``jd.Descent``.
-    :param features: The shared representation of several tasks.
+    :param features: The shared representation of several tasks, as ``Descent.backward`` takes it.
     :param engine: A spec of an engine, or ``"auto"``.
     :param config: The method's settings.
     :raises ValueError: if ``losses`` or ``features`` is empty, or has no graph, or a loss is no
@@ -126,11 +127,9 @@ def explain(
     try:
         given = objectives(losses() if callable(losses) else losses)
         check_differentiable(given)
-        cut_at = [features] if isinstance(features, Tensor) else features
-        if cut_at is not None and choice.engine is not None:
-            check_features(cut_at)
-        choice.fitting(given, cut_at)
-        return _explained(modules, found, choice, given, cut_at)
+        cut_at = None if features is None else as_features(features)
+        taken = choice.serving(given, cut_at)
+        return _explained(modules, found, choice, taken, given, cut_at)
     finally:
         if choice.engine is not None and choice.engine is not engine:
             choice.engine.close()
@@ -140,10 +139,10 @@ def _explained(
     modules: Sequence[nn.Module],
     method: Any,
     choice: Choice,
+    taken: Engine | None,
     given: Objectives,
     features: Sequence[Tensor] | None,
 ) -> Explanation:
-    taken = choice.engine
     foreseen = Forecast("one backward pass of the scalar")
     if taken is not None:
         foreseen = forecast(taken, method, given, features)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.errors import SolverError
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 from jdframework.linalg.host import on_host
 from jdframework.linalg.nonnegative import nonnegative_qp
 from jdframework.linalg.spectral import carried_precision, rows_precision
@@ -55,7 +55,7 @@ def project_on_dual_cone(
     tensor([[1.0000, 0.2500],
             [1.0000, 1.0000]])
     """
-    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
+    solve = nonnegative_qp if solver == "exact" else partial(external_nonnegative_qp, solver)
     return on_host(partial(_project, solve), gramian, vectors, shape=tuple(vectors.shape))
 
 

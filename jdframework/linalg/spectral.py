@@ -16,7 +16,7 @@ from jdframework.linalg.unit_problem import Array
 _SINGLE: Final = 24
 """The binary digits of single precision."""
 _OF_SINGLE_ROWS: Final = 45
-"""Those of a Gramian of rows in single precision; their rounding, squared, is below the last."""
+"""Those of a Gramian of single-precision rows: the last is twice their rounding, squared."""
 _DOUBLE: Final = float(np.finfo(np.float64).eps)
 _CLEARLY: Final = 10.0
 """The condition number is an estimate, which may be off by some factor below this."""

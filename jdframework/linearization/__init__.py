@@ -6,13 +6,12 @@ In: what an engine found. Out: Gramians, weighted gradients, directions; nothing
 
 from __future__ import annotations
 
-from jdframework.linearization.blocks import split, summed
+from jdframework.linearization.blocks import Gradients, split, summed
 from jdframework.linearization.protocol import (
     Demand,
     Forecast,
-    Gradients,
     Linearization,
-    OfRows,
+    RowFunction,
     Wrapped,
 )
 from jdframework.linearization.rows import JacobianRows
@@ -23,7 +22,7 @@ __all__ = [
     "Gradients",
     "JacobianRows",
     "Linearization",
-    "OfRows",
+    "RowFunction",
     "Wrapped",
     "split",
     "summed",

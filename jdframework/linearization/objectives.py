@@ -22,6 +22,8 @@ class Objectives:
 
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
+    is_one_tensor: bool = False
+    """Whether they were given as one tensor, whose shape its values keep."""
 
     @property
     def m(self) -> int:
@@ -29,8 +31,8 @@ class Objectives:
         return len(self.names)
 
     def values(self) -> Float[Tensor, "..."]:
-        """Their values, detached: the tensor's shape if it is one of several, else ``[m]``."""
-        if len(self.tensors) == 1 and self.tensors[0].numel() == self.m > 1:
+        """Their values, detached: of the shape of the one tensor that was given, else ``[m]``."""
+        if self.is_one_tensor:
             return self.tensors[0].detach()
         return torch.stack([tensor.detach().reshape(()) for tensor in self.tensors])
 
@@ -50,7 +52,7 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
     if isinstance(losses, Tensor):
         if not losses.numel():
             raise ValueError(f"{argument} is empty: at least one loss is needed")
-        return Objectives(_indices(tuple(losses.shape)), (losses,))
+        return Objectives(_indices(tuple(losses.shape)), (losses,), is_one_tensor=True)
     if isinstance(losses, Mapping):
         names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
     else:
@@ -60,7 +62,7 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
         raise ValueError(f"{argument} is empty: at least one loss is needed")
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{argument}[{name!r}] must be a tensor, not {type(tensor).__name__}")
+            raise TypeError(_no_tensor(f"{argument}[{name!r}]", name, tensor))
         if tensor.numel() != 1:
             raise ValueError(
                 f"{argument}[{name!r}] has shape {list(tensor.shape)}, but each entry of a "
@@ -68,6 +70,22 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
                 f"per entry"
             )
     return Objectives(names, tensors)
+
+
+def _no_tensor(which: str, name: str, value: object) -> str:
+    """What is wrong with an entry that is no tensor, and what was perhaps meant."""
+    if value is None or isinstance(value, int | float):
+        return (
+            f"{which} is {value!r}, which has no gradient: leave this objective out of the step if "
+            f"it has no labels in this batch"
+        )
+    if isinstance(value, Mapping):
+        inner = ", ".join(repr(f"{name}/{key}") for key in list(value)[:2])
+        return (
+            f"{which} is a mapping, but objectives are not nested: give each its own entry, as in "
+            f"{{{inner}}}"
+        )
+    return f"{which} must be a tensor, not {type(value).__name__}"
 
 
 def in_order(given: Objectives, names: tuple[str, ...], argument: str) -> Objectives:
@@ -89,6 +107,20 @@ def in_order(given: Objectives, names: tuple[str, ...], argument: str) -> Object
     return Objectives(names, tuple(by_name[name] for name in names))
 
 
+def finite_ones(given: Objectives) -> Objectives:
+    """The objectives whose loss is finite, of those that have a tensor each; all if none is.
+
+    :param given: Named losses; entries of one tensor have one graph, and stay together.
+    """
+    if len(given.tensors) == 1:
+        return given
+    finite = torch.isfinite(given.values()).tolist()
+    if all(finite) or not any(finite):
+        return given
+    kept = [i for i, is_finite in enumerate(finite) if is_finite]
+    return Objectives(tuple(given.names[i] for i in kept), tuple(given.tensors[i] for i in kept))
+
+
 def check_differentiable(given: Objectives, argument: str = "losses") -> None:
     """Refuses losses without a graph, and complex ones.
 
@@ -102,9 +134,14 @@ def check_differentiable(given: Objectives, argument: str = "losses") -> None:
             raise ValueError(
                 f"{which} is complex, which has no minimum: give its real part or its modulus"
             )
+        constant = (
+            "; if it has no labels in this batch, leave it out of the step"
+            if len(given.tensors) > 1
+            else ""
+        )
         raise ValueError(
             f"{which} does not require gradients: it was computed under torch.no_grad(), "
-            f"detached, or from nothing that requires them"
+            f"detached, or from nothing that requires them{constant}"
         )
 
 

@@ -14,16 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.errors import UnsupportedModelError
-from jdframework.linearization.blocks import split, summed
+from jdframework.linearization.blocks import Gradients, as_reals, split, summed
 
 Demand: TypeAlias = Literal["gramian", "cross-gramian", "columns", "rows"]
 """What will be asked of a linearization: its Gramian; the same beside the rows of another batch's;
 all rows of a part of the columns at a time; or whole rows."""
-Gradients: TypeAlias = tuple[list[Tensor], list[Tensor | None]]
-"""Tensors, and one gradient for each, None where nothing depends on it."""
 
 
-class OfRows:
+class RowFunction:
     """A function of rows ``[m, n]``, which is called where the rows lie.
 
     :param function: Gives one value per row, or one per column.
@@ -102,7 +100,7 @@ class Linearization(ABC):
         found = dict(self.blocks())
         return tuple(found.get(position) for position in range(len(self.inputs)))
 
-    def weigh(self, function: OfRows, group: int) -> Float[Tensor, " m"]:
+    def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
         """What a function gives of a group's whole rows ``[m, n]``: one weight per objective.
 
         :param function: Gives ``[m]``.
@@ -110,7 +108,7 @@ class Linearization(ABC):
         """
         return function(self._joined(group)[1])
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """What a function gives of a group's columns: one value each, as one tensor per input.
 
         :param function: Gives ``[n]`` of ``[m, n]``.
@@ -121,6 +119,11 @@ class Linearization(ABC):
         positions, rows = self._joined(group)
         inputs = [self.inputs[i] for i in positions]
         return inputs, [*split(function(rows), inputs)]
+
+    @property
+    def unweighted(self) -> Gradients:
+        """Gradients that belong to the update, and that no weight enters; usually none."""
+        return [], []
 
     @property
     def covered(self) -> Sequence[Tensor]:
@@ -144,7 +147,7 @@ class Linearization(ABC):
     def _joined(self, group: int) -> tuple[list[int], Float[Tensor, "m n"]]:
         found = dict(self.blocks())
         positions = [i for i in self.groups[group] if i in found]
-        flat = [found[i].reshape(len(found[i]), -1) for i in positions]
+        flat = [as_reals(found[i]).reshape(len(found[i]), -1) for i in positions]
         return positions, torch.cat(flat, dim=1)
 
     def __enter__(self) -> Self:
@@ -181,13 +184,18 @@ class Wrapped(Linearization):
         """See :meth:`Linearization.blocks`."""
         return self.inner.blocks()
 
-    def weigh(self, function: OfRows, group: int) -> Float[Tensor, " m"]:
+    def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
         """See :meth:`Linearization.weigh`."""
         return self.inner.weigh(function, group)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """See :meth:`Linearization.direct`."""
         return self.inner.direct(function, group, column_wise=column_wise)
+
+    @property
+    def unweighted(self) -> Gradients:
+        """See :attr:`Linearization.unweighted`."""
+        return self.inner.unweighted
 
     @property
     def covered(self) -> Sequence[Tensor]:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework import linalg
-from jdframework.errors import UnsupportedModelError
-from jdframework.linearization.protocol import Gradients, Linearization
+from jdframework.linearization.blocks import Gradients, as_reals
+from jdframework.linearization.protocol import Linearization
 
 
 class JacobianRows(Linearization):
@@ -46,16 +46,8 @@ class JacobianRows(Linearization):
         self._blocks = None
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
-        """See :meth:`Linearization.gramians`.
-
-        :raises UnsupportedModelError: if a block is complex.
-        """
-        blocks = self.jacobian()
-        if any(block is not None and block.is_complex() for block in blocks):
-            raise UnsupportedModelError(
-                "a complex tensor has gradients that no method can compare: give its real and "
-                "imaginary part, torch.view_as_real(…)"
-            )
+        """See :meth:`Linearization.gramians`."""
+        blocks = [None if block is None else as_reals(block) for block in self.jacobian()]
         found = ([b for i in group if (b := blocks[i]) is not None] for group in self.groups)
         return [linalg.gramian(own) if own else None for own in found]
 

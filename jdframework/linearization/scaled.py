@@ -6,7 +6,6 @@ they remember from earlier steps, or losses with each other, and the scale chang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from jdframework.linalg.single import narrowed
-from jdframework.linearization import Gradients, Linearization, OfRows, Wrapped
+from jdframework.linearization import Gradients, Linearization, RowFunction, Wrapped
 from jdframework.linearization.objectives import Objectives
 
 
@@ -34,25 +33,27 @@ class LossScale:
         if scaler is not None:
             self.factor = scaler.scale(torch.ones((), device=device))
 
-    def of_losses(self, given: Objectives) -> Objectives:
+    def scaled(self, value: Tensor) -> Tensor:
+        """A value times the scale."""
+        return value if self.factor is None else value * self.factor
+
+    def unscaled(self, value: Tensor) -> Tensor:
+        """A value that the scale is in, without it."""
+        return value if self.factor is None else value / self.factor
+
+    def scaled_losses(self, given: Objectives) -> Objectives:
         """The losses times the scale."""
         if self._scaler is None:
             return given
         return replace(given, tensors=tuple(self._scaler.scale(t) for t in given.tensors))
 
-    def out_of(self, lin: Linearization) -> Linearization:
+    def hidden_in(self, lin: Linearization) -> Linearization:
         """A linearization of scaled losses, of which a method sees what it would without."""
         return lin if self.factor is None else Scaled(lin, self.factor)
 
-    def out_of_product(self, product: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+    def unscaled_products(self, product: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
         """Inner products of gradients of scaled losses, without the scale."""
         return product if self.factor is None else _divided(product, self.factor, of_gramian=False)
-
-    def of_gradients(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """Gradients that know nothing of the scale, as the optimizer's others have it."""
-        if self.factor is None:
-            return gradients
-        return [None if each is None else each * self.factor for each in gradients]
 
 
 def _divided(
@@ -88,17 +89,17 @@ class Scaled(Wrapped):
             for each in found
         ]
 
-    def weigh(self, function: OfRows, group: int) -> Float[Tensor, " m"]:
+    def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
         """Of the rows without the scale."""
         return self.inner.weigh(_Unscaled(function, self._factor, again=False), group)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """Of the rows without the scale, and times it."""
         unscaled = _Unscaled(function, self._factor, again=True)
         return self.inner.direct(unscaled, group, column_wise=column_wise)
 
 
-class _Unscaled(OfRows):
+class _Unscaled(RowFunction):
     """A function of rows without their scale.
 
     :param function: What it is.
@@ -106,16 +107,16 @@ class _Unscaled(OfRows):
     :param again: Whether what it gives is times the scale, again.
     """
 
-    def __init__(self, function: OfRows, factor: Tensor, *, again: bool) -> None:
+    def __init__(self, function: RowFunction, factor: Tensor, *, again: bool) -> None:
         super().__init__(function)
         self._inner, self._factor, self._again = function, factor, again
 
     def __call__(self, rows: Float[Tensor, "m n"]) -> Tensor:
-        """See :class:`~jdframework.linearization.OfRows`."""
+        """See :class:`~jdframework.linearization.RowFunction`."""
         factor = self._factor.to(rows.device)
         answer = self._inner(rows / factor)
         return answer * factor if self._again else answer
 
     def repeatable(self) -> AbstractContextManager[object]:
-        """See :class:`~jdframework.linearization.OfRows`."""
+        """See :class:`~jdframework.linearization.RowFunction`."""
         return self._inner.repeatable()

@@ -10,15 +10,22 @@ from jdframework.protocols.methods import Configured
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from torch.nn import Parameter
 
     from jdframework.linearization import Demand, Forecast, Linearization
+    from jdframework.linearization.features import Representation
 
 
 class Engine(Configured, Protocol):
     """Differentiates several objectives, and puts the update into ``.grad``."""
 
-    capabilities: frozenset[str]
-    """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
+
+    @property
+    def parameters(self) -> Sequence[Parameter]:
+        """The modules' parameters that require gradients now."""
 
     def compute_gramian(self, losses: Tensor | Sequence[Tensor], /) -> Float[Tensor, "m m"]:
         """The Gramian of the losses with respect to the engine's parameters.
@@ -38,7 +45,7 @@ class Engine(Configured, Protocol):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
     ) -> Forecast:
         """How ``backward`` would go about it, and how much memory it would take.
 
@@ -74,7 +81,7 @@ class Engine(Configured, Protocol):
         method: Any,
         /,
         *,
-        features: Sequence[Tensor] | None = None,
+        features: Representation | None = None,
         retain_graph: bool = False,
     ) -> Float[Tensor, " m"] | None:
         """Adds the method's update to ``.grad``, and gives the weights.

@@ -15,10 +15,11 @@ DISABLE_VARIABLE: Final = "JD_DISABLE_PLUGINS"
 
 
 def hook_entry_points() -> list[importlib.metadata.EntryPoint]:
-    """The observers on offer, less the blocked ones."""
+    """The observers on offer by name, less the blocked ones."""
     blocked = blocked_keys(os.environ.get(DISABLE_VARIABLE, ""))
     found = importlib.metadata.entry_points(group=HOOK_GROUP)
-    return [entry for entry in found if not _keys_of(entry) & blocked]
+    left = (entry for entry in found if not _keys_of(entry) & blocked)
+    return sorted(left, key=lambda entry: entry.name)
 
 
 def blocked_keys(disabled: str) -> frozenset[str]:

@@ -7,6 +7,7 @@ read first.
 
 from __future__ import annotations
 
+from jdframework.registry.directory import Published, lookup
 from jdframework.registry.specs import (
     Method,
     Spec,
@@ -14,25 +15,33 @@ from jdframework.registry.specs import (
     available,
     describe,
     engine,
+    kinds_of,
     method,
     register,
     resolve,
     scalarizer,
+    settings_of,
+    sources,
     unregister,
     weighting,
 )
 
 __all__ = [
     "Method",
+    "Published",
     "Spec",
     "aggregator",
     "available",
     "describe",
     "engine",
+    "kinds_of",
+    "lookup",
     "method",
     "register",
     "resolve",
     "scalarizer",
+    "settings_of",
+    "sources",
     "unregister",
     "weighting",
 ]

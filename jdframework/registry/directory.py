@@ -18,10 +18,15 @@ class Published(TypedDict):
     """One name of one published distribution."""
 
     name: str
+    """The canonical name."""
     kind: Kind
+    """What it is."""
     distribution: str
+    """What to ``pip install``."""
     summary: str
+    """What it does, in one line."""
     aliases: list[str]
+    """Its other names, sorted."""
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +38,14 @@ def published() -> tuple[Published, ...]:
 
 
 def lookup(name: str, kind: Kind | None = None) -> Published | None:
-    """The published plugin that ``name`` means, if one is known."""
+    """The published plugin that ``name`` means, installed or not; None if none is known.
+
+    :param name: A name or an alias, in any spelling.
+    :param kind: Of which kind; of any when None.
+
+    >>> lookup("UPGrad")["distribution"]
+    'jd-plugin-upgrad'
+    """
     for entry in published():
         names = {key(known) for known in (entry["name"], *entry["aliases"])}
         if kind in (None, entry["kind"]) and key(name) in names:

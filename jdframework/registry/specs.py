@@ -85,7 +85,7 @@ def describe(name: str, kind: Kind | None = None) -> Method:
     >>> describe("UPGrad").needs
     frozenset({'gramian'})
     """
-    kinds = _kinds_of(name)
+    kinds = kinds_of(name)
     if kind is None and not kinds:
         raise _unknown(KINDS, name)
     wanted = _description_kind(kind, kinds)
@@ -104,6 +104,30 @@ def describe(name: str, kind: Kind | None = None) -> Method:
         distribution=offer.distribution,
         version=offer.version,
     )
+
+
+def kinds_of(name: str) -> tuple[Kind, ...]:
+    """The kinds in which a name can be resolved; imports no plugin.
+
+    :param name: A name or an alias, in any spelling.
+
+    >>> kinds_of("mean")
+    ('weighting', 'scalarizer')
+    """
+    return tuple(kind for kind in KINDS if _is_offered(kind, name))
+
+
+def sources(name: str, kind: Kind) -> list[str]:
+    """Who offers a name now: distributions, and where this program registered it.
+
+    :param name: A name or an alias, in any spelling.
+    :param kind: Of which kind.
+
+    >>> sources("up_grad", "weighting")
+    ['jd-plugin-upgrad']
+    """
+    found = discovery.catalogue().find(kind, name)
+    return sorted(offer.distribution or offer.value for offer in found)
 
 
 def weighting(spec: Spec, /, **config: Any) -> Weighting:
@@ -185,6 +209,19 @@ def method(spec: Spec, /, *, prefer: Sequence[Kind], **config: Any) -> Any:
     if kind is None:
         raise _unknown(prefer, name)
     return _from_name(kind, name, settings)
+
+
+def settings_of(spec: Spec, prefer: Sequence[Kind]) -> list[str]:
+    """The names of the settings that a method takes; none of an instance, or of no name.
+
+    :param spec: As for :func:`method`.
+    :param prefer: Likewise.
+    """
+    name = spec if isinstance(spec, str) else None
+    if isinstance(spec, Mapping):
+        name = str(spec.get("name"))
+    kind = next((kind for kind in prefer if name is not None and _is_offered(kind, name)), None)
+    return [] if kind is None or name is None else list(resolve(kind, name).Config.model_fields)
 
 
 def register(kind: Kind, name: str) -> Callable[[_Class], _Class]:
@@ -316,10 +353,6 @@ def _is_offered(kind: Kind, name: str) -> bool:
     return bool(discovery.catalogue().find(kind, name))
 
 
-def _kinds_of(name: str) -> tuple[Kind, ...]:
-    return tuple(kind for kind in KINDS if _is_offered(kind, name))
-
-
 def _description_kind(kind: Kind | None, kinds: tuple[Kind, ...]) -> Kind:
     if kind is None:
         return kinds[0]
@@ -355,7 +388,7 @@ def _unknown(kinds: Sequence[Kind], name: str) -> UnknownNameError:
             f"the {what} {name!r} is installed, but the environment variable "
             f"{DISABLE_VARIABLE} blocks it"
         )
-    others = _kinds_of(name)
+    others = kinds_of(name)
     if others:
         return UnknownNameError(
             f"{name!r} is {_with_article(others[0])}, not {_with_article(what)}: "

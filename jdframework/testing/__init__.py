@@ -12,38 +12,49 @@ The class attributes of a suite are what the method claims (``permutation_equiva
 …); its tests hold it to them. A test cannot be dropped: to override one, mark it xfail and say why.
 """
 
-# What is missing has to be said before the modules that need it are imported.
-# ruff: noqa: E402
-
 from __future__ import annotations
 
-try:
-    import hypothesis  # noqa: F401
-    import pytest
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"jdframework.testing needs {error.name}, which is not installed: "
-        f"pip install 'jdframework[testing]'",
-        name=error.name,
-    ) from None
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
-# A failing assert of a suite then shows the values that it compared, as one in a test file does.
-pytest.register_assert_rewrite(
-    *(
-        f"jdframework.testing.{module}"
-        for module in ("suite", "method", "weighting", "aggregator", "scalarizer", "engine")
-    )
+if TYPE_CHECKING:
+    from jdframework.testing.aggregator import AggregatorSuite
+    from jdframework.testing.architectures import ARCHITECTURES, Architecture
+    from jdframework.testing.derived import derived_suite
+    from jdframework.testing.engine import EngineSuite
+    from jdframework.testing.families import FAMILIES, Family
+    from jdframework.testing.precision import DTYPES, devices
+    from jdframework.testing.scalarizer import ScalarizerSuite
+    from jdframework.testing.strategies import gramians, jacobians, losses
+    from jdframework.testing.weighting import WeightingSuite
+
+_HOMES: Final = {
+    "ARCHITECTURES": "architectures",
+    "DTYPES": "precision",
+    "FAMILIES": "families",
+    "AggregatorSuite": "aggregator",
+    "Architecture": "architectures",
+    "EngineSuite": "engine",
+    "Family": "families",
+    "ScalarizerSuite": "scalarizer",
+    "WeightingSuite": "weighting",
+    "derived_suite": "derived",
+    "devices": "precision",
+    "gramians": "strategies",
+    "jacobians": "strategies",
+    "losses": "strategies",
+}
+_SUITES: Final = (
+    "suite",
+    "method",
+    "weighting",
+    "aggregator",
+    "scalarizer",
+    "engine",
+    "linearizing",
+    "truth",
 )
-
-from jdframework.testing.aggregator import AggregatorSuite
-from jdframework.testing.architectures import ARCHITECTURES, Architecture
-from jdframework.testing.derived import derived_suite
-from jdframework.testing.engine import EngineSuite
-from jdframework.testing.jacobians import FAMILIES, Family
-from jdframework.testing.precision import DTYPES, devices
-from jdframework.testing.scalarizer import ScalarizerSuite
-from jdframework.testing.strategies import gramians, jacobians, losses
-from jdframework.testing.weighting import WeightingSuite
 
 __all__ = [
     "ARCHITECTURES",
@@ -61,3 +72,29 @@ __all__ = [
     "jacobians",
     "losses",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is used when it is first used: who takes none of it pays nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jdframework.testing' has no attribute {name!r}")
+    _prepare()
+    value = getattr(importlib.import_module(f"jdframework.testing.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def _prepare() -> None:
+    """Says what is missing, and has pytest show the values that a suite's assert compared."""
+    for needed in ("hypothesis", "pytest"):
+        try:
+            importlib.import_module(needed)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"jdframework.testing needs {error.name}, which is not installed: "
+                f"pip install 'jdframework[testing]'",
+                name=error.name,
+            ) from None
+    names = [f"jdframework.testing.{module}" for module in _SUITES]
+    if not any(name in sys.modules for name in names):
+        sys.modules["pytest"].register_assert_rewrite(*names)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.protocols.names import Kind
-from jdframework.testing.jacobians import FAMILIES, Family
+from jdframework.testing.families import FAMILIES, Family
 from jdframework.testing.method import MethodSuite
 from jdframework.testing.precision import precisions
 from jdframework.testing.strategies import REPEATABLE, jacobians

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import pytest
 import torch
@@ -14,20 +14,11 @@ from torch import Tensor, nn
 import jdframework as jd
 from jdframework.bases import Aggregator, EngineConfig, GramianWeighting
 from jdframework.linearization import Forecast
-from jdframework.protocols.names import Kind
 from jdframework.testing.architectures import ARCHITECTURES, Architecture, SharedTrunk
-from jdframework.testing.suite import Suite
+from jdframework.testing.linearizing import LinearizationTests
+from jdframework.testing.truth import PRECISION, InverseNorms, check_close, joined, rows
 
 CAPABILITIES: Final = frozenset({"gramian", "jacobian", "fused", "sharded"})
-_PRECISION: Final = {torch.float32: 1e-6, torch.float64: 1e-12}
-
-
-class InverseNorms(GramianWeighting):
-    """Weights that depend on the Gramian and differ between objectives."""
-
-    def forward(self, gramian: Tensor, /) -> Tensor:
-        """One over each gradient's norm."""
-        return 1 / gramian.diagonal().sqrt()
 
 
 class LargestEntry(Aggregator):
@@ -48,64 +39,12 @@ class Failing(GramianWeighting):
 
 # An engine may say in a warning that it falls back; what it computes is what counts here.
 @pytest.mark.filterwarnings("ignore::UserWarning")
-class EngineSuite(Suite):
+class EngineSuite(LinearizationTests):
     """Holds an engine to its contract; subclass it as ``Test…`` and set ``spec``.
 
     Every architecture is differentiated with ``batch_dim=None`` and, where each loss depends on
     one instance, with ``batch_dim=0``; what ``torch.autograd`` gives is the truth.
     """
-
-    kind: ClassVar[Kind] = "engine"
-
-    refuses: ClassVar[frozenset[str]] = frozenset()
-    """The names of the architectures that the engine refuses, with ``UnsupportedModelError``."""
-
-    @pytest.fixture(params=ARCHITECTURES.values(), ids=str)
-    def architecture(self, request: pytest.FixtureRequest) -> Architecture:
-        """Each architecture in turn."""
-        architecture: Architecture = request.param
-        return architecture
-
-    def engine(self, *modules: nn.Module, **changes: Any) -> Any:
-        """A fresh engine for ``modules``; ``changes`` are settings that differ from the suite's."""
-        return self.implementation()(*modules, **self.settings(**changes))
-
-    def make(self, **changes: Any) -> Any:
-        """A fresh engine for a small model.
-
-        :param changes: Settings that differ from those of ``spec`` and ``config``.
-        """
-        return self.engine(nn.Linear(2, 1), **changes)
-
-    def modes(self, architecture: Architecture) -> list[dict[str, Any]]:
-        """The settings under which the engine must serve ``architecture``."""
-        if "batch_dim" in self.config:
-            return [{}]
-        return [{"batch_dim": None}, *([{"batch_dim": 0}] if architecture.per_instance else [])]
-
-    def cases(
-        self, architecture: Architecture, *dtypes: torch.dtype
-    ) -> Iterator[tuple[Any, nn.Module, torch.dtype]]:
-        """An engine and its model for each mode and dtype; skips what the engine may refuse.
-
-        :param architecture: What the model is of.
-        :param dtypes: Of the model; float64 alone if none is given.
-        """
-        for dtype in dtypes or (torch.float64,):
-            for mode in self.modes(architecture):
-                model = architecture.model(dtype)
-                if architecture.name in self.refuses:
-                    self._check_refusal(model, architecture, mode)
-                else:
-                    yield self.engine(model, **mode), model, dtype
-        if architecture.name in self.refuses:
-            pytest.skip(f"not applicable: the engine refuses the architecture {architecture}")
-
-    def _check_refusal(
-        self, model: nn.Module, architecture: Architecture, mode: dict[str, Any]
-    ) -> None:
-        with pytest.raises(jd.UnsupportedModelError):
-            self.engine(model, **mode).compute_gramian(architecture.losses(model))
 
     def test_capabilities_are_known_ones(self) -> None:
         """``capabilities`` is a subset of those that the framework asks for."""
@@ -122,10 +61,10 @@ class EngineSuite(Suite):
         for engine, model, dtype in self.cases(architecture, torch.float32, torch.float64):
             losses = architecture.losses(model)
             gramian = engine.compute_gramian(losses)
-            jacobian = _joined(_rows(losses, engine.parameters)).double()
+            jacobian = joined(rows(losses, engine.parameters)).double()
             assert gramian.shape == (3, 3), f"3 losses gave a Gramian {list(gramian.shape)}"
             assert not gramian.requires_grad, "the Gramian still requires gradients"
-            _check_close(gramian, jacobian @ jacobian.T, dtype, "the Gramian")
+            check_close(gramian, jacobian @ jacobian.T, dtype, "the Gramian")
 
     def test_the_jacobian_is_that_of_autograd(self, architecture: Architecture) -> None:
         """One ``[m, *parameter.shape]`` per parameter, where the engine forms the Jacobian."""
@@ -136,17 +75,17 @@ class EngineSuite(Suite):
                     engine.compute_jacobian(losses)
                 continue
             blocks = engine.compute_jacobian(losses)
-            expected = _rows(losses, engine.parameters)
+            expected = rows(losses, engine.parameters)
             assert [block.shape for block in blocks] == [block.shape for block in expected]
-            _check_close(_joined(blocks), _joined(expected), dtype, "the Jacobian")
+            check_close(joined(blocks), joined(expected), dtype, "the Jacobian")
 
     def test_backward_is_the_weighted_backward(self, architecture: Architecture) -> None:
         """``.grad`` is that of ``losses.backward(weights)``, and the weights are handed back."""
         for engine, model, dtype in self.cases(architecture, torch.float32, torch.float64):
             losses = architecture.losses(model)
-            jacobian = _joined(_rows(losses, engine.parameters)).double()
+            jacobian = joined(rows(losses, engine.parameters)).double()
             weights = engine.backward(losses, InverseNorms())
-            _check_close(weights, InverseNorms()(jacobian @ jacobian.T), dtype, "the weights")
+            check_close(weights, InverseNorms()(jacobian @ jacobian.T), dtype, "the weights")
             control = architecture.model(dtype)
             architecture.losses(control).backward(weights.to(dtype))
             _check_grads(model, control, dtype)
@@ -166,7 +105,7 @@ class EngineSuite(Suite):
         """``verify`` agrees that the Gramian is right."""
         for engine, model, dtype in self.cases(architecture, torch.float32, torch.float64):
             error = engine.verify(architecture.losses(model))
-            assert error <= 10 * _PRECISION[dtype], f"verify() gives {error:.1e} in {dtype}"
+            assert error <= 10 * PRECISION[dtype], f"verify() gives {error:.1e} in {dtype}"
 
     def test_a_forecast_changes_nothing(self, architecture: Architecture) -> None:
         """It tells a mode in words and an amount of memory; graph, ``.grad`` and hooks stay."""
@@ -189,17 +128,15 @@ class EngineSuite(Suite):
             for parameter, gradient in zip(model.parameters(), once, strict=True):
                 assert (parameter.grad is None) == (gradient is None)
                 if parameter.grad is not None and gradient is not None:
-                    _check_close(parameter.grad, 2 * gradient, dtype, ".grad after two steps")
+                    check_close(parameter.grad, 2 * gradient, dtype, ".grad after two steps")
 
     def test_frozen_parameters_take_no_part(self, architecture: Architecture) -> None:
         """A parameter without ``requires_grad`` is not in the Gramian, and gets no ``.grad``."""
         for engine, model, dtype in self.cases(architecture):
             frozen = next(model.parameters()).requires_grad_(False)
             losses = architecture.losses(model)
-            jacobian = _joined(_rows(losses, engine.parameters))
-            _check_close(
-                engine.compute_gramian(losses), jacobian @ jacobian.T, dtype, "the Gramian"
-            )
+            jacobian = joined(rows(losses, engine.parameters))
+            check_close(engine.compute_gramian(losses), jacobian @ jacobian.T, dtype, "the Gramian")
             engine.backward(losses, InverseNorms())
             assert frozen.grad is None, "a frozen parameter got a gradient"
 
@@ -261,7 +198,7 @@ class EngineSuite(Suite):
         ]
         found = [engine.compute_gramian(form(model(inputs).square())) for form in forms]
         for other in found[1:]:
-            _check_close(other, found[0], torch.float64, "the Gramian of another form of losses")
+            check_close(other, found[0], torch.float64, "the Gramian of another form of losses")
 
     def test_one_objective_is_the_ordinary_backward(self) -> None:
         """A scalar loss gives a ``[1, 1]`` Gramian and the gradient of its weighted self."""
@@ -271,7 +208,7 @@ class EngineSuite(Suite):
         assert engine.compute_gramian(loss).shape == (1, 1)
         (expected,) = torch.autograd.grad(loss, model.weight, retain_graph=True)
         (weight,) = engine.backward(loss, InverseNorms())
-        _check_close(_grad(model.weight), weight * expected, torch.float64, ".grad")
+        check_close(_grad(model.weight), weight * expected, torch.float64, ".grad")
 
     def test_a_method_without_weights_gives_its_direction(self) -> None:
         """An aggregator that is no weighted sum fills ``.grad`` with its direction."""
@@ -280,10 +217,10 @@ class EngineSuite(Suite):
             pytest.skip("not applicable: the engine never forms the Jacobian")
         for engine, model, dtype in self.cases(architecture):
             losses = architecture.losses(model)
-            expected = LargestEntry()(_joined(_rows(losses, engine.parameters)))
+            expected = LargestEntry()(joined(rows(losses, engine.parameters)))
             assert engine.backward(losses, LargestEntry()) is None
             found = torch.cat([_grad(p).flatten() for p in engine.parameters])
-            _check_close(found, expected, dtype, "the direction")
+            check_close(found, expected, dtype, "the direction")
 
     def test_the_graph_is_freed_unless_retained(self) -> None:
         """``retain_graph=True`` allows another pass over the graph; without it there is none."""
@@ -305,35 +242,19 @@ class EngineSuite(Suite):
         weights = engine.backward(losses, InverseNorms(), features=[features])
         _, plain = _task_losses(control)
         trunk = list(control.trunk.parameters())
-        jacobian = _joined(_rows(plain, trunk))
+        jacobian = joined(rows(plain, trunk))
         expected = InverseNorms()(jacobian @ jacobian.T)
-        _check_close(weights, expected, torch.float64, "the weights")
+        check_close(weights, expected, torch.float64, "the weights")
         weighted = torch.autograd.grad(plain, trunk, expected, retain_graph=True)
         for parameter, gradient in zip(model.trunk.parameters(), weighted, strict=True):
-            _check_close(_grad(parameter), gradient, torch.float64, "the trunk's .grad")
+            check_close(_grad(parameter), gradient, torch.float64, "the trunk's .grad")
         plain.sum().backward()
         _check_grads(model.heads, control.heads, torch.float64)
-
-    def _whole_batch(self) -> dict[str, Any]:
-        return {} if "batch_dim" in self.config else {"batch_dim": None}
 
 
 def _task_losses(model: SharedTrunk) -> tuple[Tensor, Tensor]:
     features = model.trunk(ARCHITECTURES["shared heads"].input())
     return features, torch.stack([head(features).square().mean() for head in model.heads])
-
-
-def _rows(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The Jacobian by one ordinary backward pass per loss, ``[m, *parameter.shape]`` each."""
-    rows = [
-        torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-        for loss in losses.flatten()
-    ]
-    return [torch.stack(blocks) for blocks in zip(*rows, strict=True)]
-
-
-def _joined(blocks: Sequence[Tensor]) -> Tensor:
-    return torch.cat([block.flatten(1) for block in blocks], dim=1)
 
 
 def _grad(parameter: Tensor) -> Tensor:
@@ -352,15 +273,7 @@ def _check_grads(model: nn.Module, control: nn.Module, dtype: torch.dtype) -> No
             assert parameter.grad is not None, f"{name} got no gradient"
             found.append(parameter.grad.flatten())
             expected.append(other.grad.flatten())
-    _check_close(torch.cat(found), torch.cat(expected), dtype, ".grad")
-
-
-def _check_close(found: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
-    scale = float(expected.double().abs().max()) if expected.numel() else 0.0
-    error = float((found.double() - expected.double()).norm()) / (scale or 1.0)
-    assert error <= _PRECISION[dtype], (
-        f"{what} is off by {error:.1e} relative to its scale, {dtype}"
-    )
+    check_close(torch.cat(found), torch.cat(expected), dtype, ".grad")
 
 
 def _hooks(model: nn.Module) -> list[str]:

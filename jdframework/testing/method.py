@@ -16,7 +16,13 @@ from torch import Tensor
 import jdframework as jd
 from jdframework.protocols import ActsAfterUpdate, HasEpochs, Stateful
 from jdframework.testing.generators import seeded, states
-from jdframework.testing.pretended import DEVICE, Accelerator, MixedDevicesError, Pretended, there
+from jdframework.testing.simulated_device import (
+    DEVICE,
+    Accelerator,
+    MixedDevicesError,
+    SimulatedTensor,
+    there,
+)
 from jdframework.testing.suite import Suite
 
 _STEPS: Final = 5
@@ -85,7 +91,7 @@ class MethodSuite(Suite):
                 assert torch.equal(tensor, before[name]), f"the method changed {name} ({dtype})"
 
     def test_the_answer_is_where_the_input_was(self) -> None:
-        """On an accelerator, which is pretended for this, nothing is left on the CPU."""
+        """On an accelerator, which is simulated for this, nothing is left on the CPU."""
         with Accelerator():
             method = self.make().to(DEVICE)
             given, extra = self.inputs(method, self.sample())
@@ -94,8 +100,10 @@ class MethodSuite(Suite):
             except MixedDevicesError as error:
                 pytest.fail(f"on an accelerator, tensors on the CPU meet others there: {error}")
             except Exception as error:  # noqa: BLE001  # the pretence has its limits
-                pytest.skip(f"not applicable: the pretended device cannot do this ({error})")
-            assert isinstance(answer, Pretended), "the input was on an accelerator, not the answer"
+                pytest.skip(f"not applicable: the simulated device cannot do this ({error})")
+            assert isinstance(answer, SimulatedTensor), (
+                "the input was on an accelerator, not the answer"
+            )
 
     def test_the_result_belongs_to_the_caller(self) -> None:
         """What the caller does to a result changes neither the input nor later results."""

@@ -33,6 +33,7 @@ def jacobians(
 ) -> Float[Tensor, "m n"]:
     """Jacobians in float64 whose rows may be zero, repeated, opposite, and of any scale.
 
+    :param draw: Given by hypothesis.
     :param rows: How many objectives.
     :param columns: How many parameters.
     """

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, losses_for
-from jdframework.linearization import JacobianRows
-from jdframework.linearization.update import groups_of, update
+from jdframework.linearization import JacobianRows, combination
+from jdframework.linearization.combination import groups_of
 from jdframework.protocols.names import Need
 
 
@@ -20,10 +20,11 @@ def combine(method: Any, jacobians: Any, *, losses: Any = None) -> Any:
     """What a method makes of blocks: one direction per block, the weights and the Gramian."""
     like = [None if block is None else block[0] for block in jacobians]
     rows = JacobianRows(like, jacobians, groups_of(method, len(jacobians)))
-    found = update(rows, method, losses)
-    by_input = {id(t): g for t, g in zip(found.tensors, found.gradients, strict=True)}
+    made = combination.combine(rows, rows.gramians(), method, losses)
+    by_input = {id(t): g for t, g in zip(*combination.pullback(rows, made), strict=True)}
     directions = tuple(None if t is None else by_input[id(t)] for t in like)
-    return SimpleNamespace(directions=directions, outcome=found)
+    outcome = SimpleNamespace(weights=made.of_all, gramian=made.gramian)
+    return SimpleNamespace(directions=directions, outcome=outcome)
 
 
 class ByLoss(GramianWeighting):

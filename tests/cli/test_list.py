@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import jdframework
+from jdframework.protocols.entry_points import hook_entry_points
 from jdframework.protocols.names import KINDS, Kind
 
 from .conftest import Command
@@ -103,21 +105,50 @@ def test_a_blocked_name_is_shown_with_the_variable_that_blocks_it(
     assert "blocked: the environment variable JD_DISABLE_PLUGINS blocks it" in line
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["--help"], ["--version"]])
-def test_neither_torch_nor_a_plugin_nor_pluggy_is_imported(arguments: list[str]) -> None:
+def imported_by(*arguments: str, blocked: str = "") -> set[str]:
+    """What ``jd`` has imported when it ends."""
     code = (
         "import sys; from jdframework.cli import main\n"
         f"sys.argv = ['jd', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'pluggy', 'sklearn', 'matplotlib'}\n"
-        "found = [m for m in sys.modules if m in heavy or m.startswith('jd_plugin_')]\n"
-        "assert not found, found"
+        "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, "JD_DISABLE_PLUGINS": blocked},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["--help"], ["--version"]])
+def test_neither_torch_nor_a_method_nor_what_an_application_needs_is_imported(
+    arguments: list[str],
+) -> None:
+    heavy = {
+        "torch",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+        "copier",
+        "rich.progress",
+    }
+    modules = imported_by(*arguments)
+    assert not modules & heavy
+    observers = tuple(entry_point.value for entry_point in hook_entry_points())
+    plugins = [module for module in modules if module.startswith("jd_plugin_")]
+    assert [module for module in plugins if not module.startswith(observers)] == []
+
+
+def test_without_an_observer_pluggy_is_not_imported() -> None:
+    names = ",".join(entry_point.name for entry_point in hook_entry_points())
+    assert "pluggy" not in imported_by("list", blocked=names)
 
 
 def test_a_narrow_terminal_gets_every_summary_whole(jd: Command, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 import jdframework
+from jdframework import hooks
 
 from .conftest import JD, Command
 from .fabrication import BROKEN, Site
@@ -103,6 +105,49 @@ def test_the_version_is_the_kernels(jd: Command) -> None:
 
 def test_an_unknown_command_is_refused_with_status_2(jd: Command) -> None:
     assert jd("lst").status == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "distribution"),
+    [
+        ("demo", "jd-plugin-demo"),
+        ("gallery", "jd-plugin-gallery"),
+        ("bench", "jd-plugin-bench"),
+        ("new", "jd-plugin-starter"),
+        ("update", "jd-plugin-starter"),
+    ],
+)
+def test_a_command_whose_application_is_not_installed_says_what_to_install(
+    jd: Command, monkeypatch: pytest.MonkeyPatch, command: str, distribution: str
+) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(hooks, "_observers", hooks._Observers())
+    monkeypatch.setattr(hooks, "hook_entry_points", list)
+    ended = jd(command, "--quick", "x")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == (
+        f"error: jd {command} is part of {distribution}, which is not installed: "
+        f"pip install {distribution}\n"
+    )
+    assert f" {command} " not in jd("--help").out
+
+
+def test_a_command_of_a_blocked_application_names_the_variable(installed_jd: Command) -> None:
+    ended = installed_jd("demo", JD_DISABLE_PLUGINS="jd-plugin-demo")
+    assert ended.status == 1
+    assert ended.err == (
+        "error: jd demo is part of jd-plugin-demo, which the environment variable "
+        "JD_DISABLE_PLUGINS blocks\n"
+    )
+
+
+def test_completing_a_command_that_is_missing_complains_of_nothing(installed_jd: Command) -> None:
+    line = {"COMP_WORDS": "jd demo --m", "COMP_CWORD": "2", "_JD_COMPLETE": "complete_bash"}
+    ended = installed_jd(JD_DISABLE_PLUGINS="demo", **line)
+    assert (ended.out.strip(), ended.err) == ("", "")
 
 
 def completed(installed_jd: Command, line: str) -> list[str]:

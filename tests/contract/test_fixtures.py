@@ -33,7 +33,7 @@ NOT_USING = """
 import sys
 
 def test_nothing_was_imported():
-    assert "torch" not in sys.modules and "jdframework.testing" not in sys.modules
+    assert "torch" not in sys.modules and "jdframework.testing.suite" not in sys.modules
 """
 
 

@@ -262,7 +262,9 @@ def test_a_spec_that_does_not_resolve_fails_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["pytest", "hypothesis"])
 def test_the_kit_says_what_it_misses(package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None\nimport jdframework.testing"
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom jdframework.testing import EngineSuite"
+    )
     found = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )

@@ -116,7 +116,12 @@ class TestStep:
     def test_the_only_objective_is_named_0(self, shape: tuple[int, ...]) -> None:
         model = nn.Linear(2, 1)
         loss = model(torch.randn(1, 2)).square().reshape(shape)
-        assert jd.Descent(model, "mgda").backward(loss).names == ("0",)
+        descent = jd.Descent(model, "mgda")
+        if shape:
+            assert descent.backward(loss).names == ("0",)
+            return
+        with pytest.warns(UserWarning, match="one scalar, which is plain training"):
+            assert descent.backward(loss).names == ("0",)
 
     def test_a_scalarizers_weights_are_its_derivative(self) -> None:
         trunk, heads, x = multitask()
@@ -195,8 +200,8 @@ class TestChoice:
             (lambda m: jd.Descent(m, "uw"), jd.ConfigError, "uw needs the setting 'shape'"),
             (lambda m: jd.Descent(m, "mgda", engine="fast"), jd.UnknownNameError, "no engine is"),
             (lambda m: jd.Descent(m, "mgda", on_nonfinite="no"), jd.ConfigError, "'raise', 'skip'"),
-            (lambda m: jd.Descent([], "mgda"), jd.ConfigError, "modules must be"),
-            (lambda m: jd.Descent("m", "mgda"), jd.ConfigError, "modules must be"),
+            (lambda m: jd.Descent([], "mgda"), jd.ConfigError, "an empty sequence"),
+            (lambda m: jd.Descent("m", "mgda"), jd.ConfigError, "the model goes first"),
         ],
     )
     def test_a_wrong_argument_is_one_clear_sentence(
@@ -376,7 +381,7 @@ def test_a_non_finite_objective_is_named() -> None:
         (lambda y: {}, ValueError, "losses is empty"),
         (lambda y: y[:0], ValueError, "losses is empty"),
         (lambda y: {"a": y}, ValueError, r"losses\['a'\] has shape \[3\]"),
-        (lambda y: [y.sum(), 3.0], TypeError, r"losses\['1'\] must be a tensor, not float"),
+        (lambda y: [y.sum(), 3.0], TypeError, r"losses\['1'\] is 3\.0, which has no gradient"),
         (
             lambda y: {"a": y.sum(), "b": y.sum().detach()},
             ValueError,

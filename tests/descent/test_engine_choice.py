@@ -166,7 +166,8 @@ def test_a_system_that_does_not_tell_what_is_free_is_no_obstacle(
 
 def test_a_refusal_in_the_first_step_is_the_reason_of_the_next_engine(observer: Observer) -> None:
     model = nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10))
-    step = jd.Descent(model, "upgrad", batch_dim=0).backward(losses_of(model))
+    with pytest.warns(UserWarning, match="autogram does not serve this step, and autojac does"):
+        step = jd.Descent(model, "upgrad", batch_dim=0).backward(losses_of(model))
     assert step.engine == "autojac"
     assert "autogram: the layer '1' (BatchNorm1d): batch normalisation" in step.reason
     assert [name for name, _ in observer.told] == ["autogram"]

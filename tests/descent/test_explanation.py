@@ -238,7 +238,7 @@ def test_wrong_losses_are_one_clear_sentence(
         ([], "features is empty: give the shared representation, or leave it out"),
         (
             torch.ones(3),
-            r"features\[0\] of shape \[3\] does not require gradients: give the output",
+            r"features of shape \[3\] does not require gradients, but parameters of the",
         ),
         ([FEATURE, FEATURE], "features contains a tensor more than once"),
     ],

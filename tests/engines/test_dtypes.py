@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -139,25 +140,86 @@ def test_complex_numbers_between_real_parameters(engine: str, batch_dim: int | N
     check(engine, model, losses_of, batch_dim, TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_complex_parameters_are_refused_by_name_unless_they_are_frozen(engine: str) -> None:
+class Spectral(nn.Module):
+    """A layer whose weight is complex, or the same as pairs of real numbers."""
+
+    def __init__(self, *, pairs: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(3, 4, dtype=torch.complex128, generator=generator)
+        self.weight = nn.Parameter(torch.view_as_real(weight).clone() if pairs else weight)
+        self.bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        weight = weight if weight.is_complex() else torch.view_as_complex(weight)
+        return (x.to(weight.dtype) @ weight).abs().square() + self.bias * x.sum(1, keepdim=True)
+
+
+COMPLEX_ENGINES: dict[str, Any] = {
+    "autojac": "autojac",
+    "vmap": {"name": "autojac", "parallel_chunk_size": 4},
+    "chunked": "chunked",
+    "recomputed": {"name": "chunked", "memory": "1KB", "offload": None},
+    "on disk": {"name": "chunked", "memory": "1KB", "offload": "disk"},
+    "auto": "auto",
+}
+
+
+@pytest.mark.parametrize("method", ["upgrad", "graddrop", "config", "moco", "modo", "mean"])
+@pytest.mark.parametrize("engine", COMPLEX_ENGINES)
+def test_complex_parameters_are_trained_as_pairs_of_real_ones(engine: str, method: str) -> None:
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = []
+    for pairs in (False, True):
+        torch.manual_seed(1)
+        model = Spectral(pairs=pairs)
+        descent = jd.Descent(model, method, engine=COMPLEX_ENGINES[engine])
+        other = {"independent": model(2 * x).mean(0)} if method == "modo" else {}
+        for _ in range(2):
+            step = descent.backward(model(x).mean(0), **other)
+            other = {"independent": model(2 * x).mean(0)} if method == "modo" else {}
+        found.append((step, model))
+    (step, model), (expected, control) = found
+    assert model.weight.grad is not None
+    assert model.weight.grad.dtype == torch.complex128
+    torch.testing.assert_close(torch.view_as_real(model.weight.grad), control.weight.grad)
+    torch.testing.assert_close(model.bias.grad, control.bias.grad)
+    torch.testing.assert_close(step.weights, expected.weights)
+    torch.testing.assert_close(step.gramian, expected.gramian)
+
+
+def test_an_engine_verifies_the_gramian_of_complex_parameters() -> None:
+    losses = Spectral(pairs=False)(torch.ones(2, 3)).sum(0)
+    model = Spectral(pairs=False)
+    losses = model(torch.ones(2, 3, dtype=torch.float64)).sum(0)
+    assert jd.engine("autojac", model).verify(losses) < 1e-12
+
+
+def test_an_engine_without_rows_refuses_complex_parameters_unless_they_are_frozen() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2, dtype=torch.complex64))
-    with pytest.raises(jd.UnsupportedModelError, match=r"'1\.weight' is complex; keep its real"):
-        jd.Descent(model, "upgrad", engine=engine)
+    with pytest.raises(jd.UnsupportedModelError, match=r"'1\.weight' is complex: use engine='auto"):
+        jd.Descent(model, "upgrad", engine="autogram")
     model[1].requires_grad_(False)
 
     def losses(_: nn.Module) -> Tensor:
         return model[1](model[0](torch.rand(5, 4)).to(torch.complex64)).abs().square().sum(1)
 
-    check(engine, model, losses, None, TOLERANCE[torch.float32])
+    check("autogram", model, losses, None, TOLERANCE[torch.float32])
 
 
-def test_complex_tensors_are_refused_by_the_functional_interface_too() -> None:
+def test_the_functional_interface_serves_complex_tensors_too() -> None:
     weight = torch.randn(3, 4, dtype=torch.complex64, requires_grad=True)
-    with pytest.raises(jd.UnsupportedModelError, match="a complex tensor has gradients that no"):
-        jd.backward(weight.abs().square().sum(1), "upgrad")
-    assert weight.grad is None
+    pairs = torch.view_as_real(weight.detach()).clone().requires_grad_()
+    jd.backward(weight.abs().square().sum(1), "upgrad")
+    jd.backward(pairs.square().sum((1, 2)), "upgrad")
+    assert weight.grad is not None
+    torch.testing.assert_close(torch.view_as_real(weight.grad), pairs.grad)
     assert jd.jac(weight.abs().square().sum(1), [weight])[0].shape == (3, 3, 4)
+    jd.backward(weight.abs().square().sum(1))
+    weight.grad = None
+    jd.jac_to_grad([weight], "upgrad")
+    torch.testing.assert_close(torch.view_as_real(weight.grad), pairs.grad)
 
 
 @pytest.mark.parametrize("name", ["upgrad", "mean"])

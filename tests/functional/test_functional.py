@@ -158,6 +158,62 @@ class TestJacToGrad:
         with pytest.warns(UserWarning, match=r"do not reach tensors\[1\] of shape \[3\]: skipped"):
             jd.jac_to_grad([p, parameter(3.0, 4.0, 5.0)], "mean")
 
+    def test_given_inputs_that_are_not_reached_keep_neither_jac_nor_grad(self) -> None:
+        p, q = parameter(1.0, 2.0), parameter(3.0)
+        jd.backward([p.sum(), (p**2).sum()], inputs=[p, q])
+        assert not hasattr(q, "jac")
+        with pytest.raises(ValueError, match="none of the inputs was used to compute"):
+            jd.backward([p.sum()], "mean", [q])
+        assert (p.grad, q.grad) == (None, None)
+
+    def test_methods_of_the_losses_are_given_them(self) -> None:
+        p = parameter(1.0, 2.0)
+        losses = [p.square().sum(), p.exp().sum()]
+        jd.backward(losses, "db-mtl", retain_graph=True)
+        expected, p.grad = p.grad, None
+        jd.backward(losses)
+        with pytest.raises(ValueError, match="db-mtl needs the losses beside the gradients"):
+            jd.jac_to_grad([p], "db-mtl", retain_jac=True)
+        jd.jac_to_grad([p], "db-mtl", losses=[loss.detach() for loss in losses])
+        torch.testing.assert_close(p.grad, expected)
+
+    @pytest.mark.parametrize("method", ["mgda", "nash-mtl", "imtl-g", "fairgrad"])
+    def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(self, method: str) -> None:
+        trunk, heads, x = network()
+        spec = {"name": method, "alpha": 2.0} if method == "fairgrad" else method
+        found = []
+        for parts in ([slice(0, 5)], [slice(i, i + 1) for i in range(5)]):
+            for module in (trunk, *heads):
+                module.zero_grad()
+            for part in parts:
+                features = trunk(x[part]).tanh()
+                losses = [head(features).square().mean() / len(parts) for head in heads]
+                jd.mtl_backward(losses, features)
+            jd.jac_to_grad(trunk, spec)
+            found.append(grads(trunk, *heads))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize("method", ["mean", "upgrad", "config"])
+    def test_a_jacobian_without_rows_is_named(self, method: str) -> None:
+        p = parameter(1.0, 2.0)
+        p.jac = torch.zeros(0, 2, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"the \.jac of tensors\[0\] has no rows"):
+            jd.jac_to_grad([p], method)
+        assert p.grad is None
+
+    def test_modules_stand_for_their_trained_parameters(self) -> None:
+        trunk, heads, x = network()
+        trunk.bias.requires_grad_(False)
+        features = trunk(x).tanh()
+        jd.backward([head(features).square().mean() for head in heads], None, [trunk, heads[0]])
+        assert trunk.weight.jac.shape == (3, 4, 3)
+        jd.jac_to_grad([trunk, heads[0]], "mean")
+        assert trunk.bias.grad is None
+        assert heads[0].bias.grad is not None
+        assert heads[1].bias.grad is None
+        with pytest.raises(ValueError, match="inputs has a Tanh without parameters"):
+            jd.backward(trunk(x).sum(), "mean", nn.Tanh())
+
     def test_no_jac_at_all_is_an_error(self) -> None:
         with pytest.raises(ValueError, match=r"no tensor has a \.jac field: call jd\.backward"):
             jd.jac_to_grad([parameter(1.0)], "mean")
@@ -281,6 +337,51 @@ class TestMtlBackward:
         jd.mtl_backward(losses, features, "mean")
         torch.testing.assert_close(heads[0].weight.grad, expected[0])
 
+    def test_mappings_are_taken_by_their_names(self) -> None:
+        trunk, heads, x = network()
+        names = ["depth", "edges", "normals"]
+        start = [torch.rand(5, 1, dtype=torch.float64) for _ in heads]
+        found = []
+        for wrap in (list, lambda values: dict(zip(names, values, strict=True))):
+            features = trunk(x)
+            outputs = [head(features) for head in heads]
+            params, starts = wrap(heads), wrap(start)
+            if isinstance(params, dict):  # in another order than the losses
+                params = nn.ModuleDict(dict(reversed(params.items())))
+                starts = dict(reversed(starts.items()))
+            weights = jd.mtl_backward(
+                wrap(outputs), features, "mgda", params, trunk, grad_tensors=starts
+            )
+            found.append([weights, *grads(trunk, *heads)])
+            for module in (trunk, *heads):
+                module.zero_grad()
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+        outputs = dict(zip(names, [head(trunk(x)).sum() for head in heads], strict=True))
+        with pytest.raises(
+            ValueError, match=r"tasks_params has the tasks 'a', but losses has 'dep"
+        ):
+            jd.mtl_backward(outputs, features, "mean", {"a": heads[0]})
+        with pytest.raises(ValueError, match=r"losses\['edges'\] of shape \[\] does not require"):
+            jd.mtl_backward(outputs | {"edges": torch.tensor(1.0)}, features, "mean")
+
+    def test_given_parameters_that_are_not_reached_are_left_alone(self) -> None:
+        trunk, heads, x = network()
+        other = nn.Linear(4, 4).double()
+        features = trunk(x)
+        losses = [head(features).square().mean() for head in heads]
+        tasks = [[*head.parameters(), *other.parameters()] for head in heads]
+        jd.mtl_backward(losses, features, "mean", tasks, trunk, retain_graph=True)
+        assert other.weight.grad is None
+        with pytest.raises(ValueError, match="none of the shared_params was used to compute"):
+            jd.mtl_backward(losses, features, "mean", [[] for _ in heads], other)
+
+    def test_features_without_a_graph_say_what_to_do(self) -> None:
+        trunk, heads, x = network()
+        trunk.requires_grad_(False)
+        features = trunk(x)
+        with pytest.raises(ValueError, match=r"features of shape \[5, 4\].*sum\(losses\)"):
+            jd.mtl_backward([head(features).sum() for head in heads], features, "mean")
+
     def test_grad_tensors_start_non_scalar_losses(self) -> None:
         trunk, heads, x = network()
         start = [torch.rand(5, 1, dtype=torch.float64) for _ in heads]
@@ -329,7 +430,7 @@ def _calls() -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "complex output": (lambda: jd.jac(loss * 1j, p), r"outputs\[0\] is complex"),
         "no inputs": (lambda: jd.backward(loss, "mean", []), "inputs is empty"),
-        "no leaf": (lambda: jd.backward(loss, "mean", [p * 2]), "depend on none|cannot have"),
+        "no leaf": (lambda: jd.backward(loss, "mean", [p * 2]), "none of the inputs was used"),
         "chunk": (lambda: jd.backward(loss, "mean", parallel_chunk_size=0), "parallel_chunk_size"),
         "rows": (
             lambda: jd.backward(p * 2, jac_tensors=torch.ones(3, 4)),

@@ -279,10 +279,22 @@ def test_where_there_is_no_observer_pluggy_does_nothing(monkeypatch: pytest.Monk
     hooks.call("jd_step", step=None)
 
     def refuse(*_: Any) -> Any:
-        raise AssertionError("a hook cost more than a look at a flag")
+        raise AssertionError("a hook cost more than a look at a set")
 
     monkeypatch.setattr(hooks._Observers, "_manager", refuse)
     hooks.call("jd_step", step=SimpleNamespace())
+
+
+def test_an_observer_of_another_hook_costs_a_step_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Greeter:
+        @hookimpl
+        def jd_cli(self, app: Any) -> None:
+            raise AssertionError("no command line was started")
+
+    hooks.register(Greeter())
+    hooks.call("jd_step", step=None)
+    monkeypatch.setattr(hooks._Observers, "_manager", None)
+    hooks.call("jd_step", step=None)
 
 
 def test_a_hook_without_observers_costs_nothing_that_a_step_would_notice() -> None:
@@ -298,6 +310,7 @@ def test_after_the_last_observer_left_hooks_cost_nothing_again(
     recorder = Recorder()
     hooks.register(recorder)
     hooks.unregister(recorder)
+    hooks.call("jd_step", step=None)
     monkeypatch.setattr(hooks._Observers, "_manager", None)
     hooks.call("jd_step", step=None)
 

@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 
 from jdframework.errors import SolverError
 from jdframework.linalg import nonnegative, nonnegative_qp
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 from jdframework.linalg.unit_problem import Array, kkt_residual, row_normalised
 from jdframework.testing.strategies import REPEATABLE, jacobians
 
@@ -54,7 +54,7 @@ def test_any_problem_is_solved(rows: object) -> None:
 def test_the_solution_is_that_of_quadprog(m: int) -> None:
     matrix = gramian("mild", m)
     linear = np.random.default_rng(m).standard_normal((m, 5))
-    expected = foreign_nonnegative_qp("quadprog", matrix, linear)
+    expected = external_nonnegative_qp("quadprog", matrix, linear)
     np.testing.assert_allclose(nonnegative_qp(matrix, linear), expected, rtol=1e-5, atol=1e-9)
 
 

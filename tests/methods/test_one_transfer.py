@@ -10,7 +10,13 @@ import torch
 import jdframework as jd
 from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
-from jdframework.testing.pretended import DEVICE, Accelerator, MixedDevicesError, Pretended, there
+from jdframework.testing.simulated_device import (
+    DEVICE,
+    Accelerator,
+    MixedDevicesError,
+    SimulatedTensor,
+    there,
+)
 
 METHODS: list[tuple[Kind, str]] = [
     (kind, name)
@@ -33,7 +39,7 @@ def test_a_method_waits_for_the_device_once(kind: Kind, name: str) -> None:
             found = method(there(given), **{key: there(value) for key, value in extra.items()})
             waits = dict(accelerator.waits)
             expected = control(given, **extra)
-            assert isinstance(found, Pretended), "the result was left on the host"
+            assert isinstance(found, SimulatedTensor), "the result was left on the host"
             torch.testing.assert_close(found.held, expected)
             assert sum(waits.values()) <= 1, f"step {step}: {waits}"
 

@@ -1,7 +1,7 @@
 """What ``jd new`` writes works as it is: tests, conformance, types, style, wheel.
 
-Written by the installed kernel, into an environment that holds nothing else of this repository than
-the kernel and the default engine.
+Written by the installed application, into an environment that holds nothing else of this repository
+than the kernel and the default engine.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ TYPED = Path(__file__).with_name("author.py.txt")
 def environment(
     wheelhouse: Path, third_party: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Environment:
-    """An environment with the kernel and the default engine."""
+    """An environment with the kernel, the default engine, and what writes a plugin."""
     environment = Environment(tmp_path_factory.mktemp("generated") / "environment", third_party)
-    environment.install(wheelhouse, "--no-deps", "jdframework", "jd-plugin-autojac")
+    ours = ["jdframework", "jd-plugin-autojac", "jd-plugin-starter"]
+    environment.install(wheelhouse, "--no-deps", *ours)
     return environment
 
 

@@ -1,4 +1,7 @@
-"""Every plugin works with the kernel alone, installed from wheels into an empty environment."""
+"""Every plugin works with the kernel alone, and an application with what it declares.
+
+Installed from wheels into an empty environment.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 import wheelhouse as builder
-from plugin_folder import Plugin
+from plugin_folder import APPLICATIONS, Plugin
 from plugin_metadata import folders
 
 from .environments import Environment
@@ -56,10 +59,16 @@ def _parametrized(items: Iterator[pytest.Item]) -> Iterator[Any]:
 
 
 def _alone(folder: Path, base: Path, wheelhouse: Path, third_party: Path) -> Alone:
-    """Installs the plugin's wheel and the kernel's, and runs its tests there."""
+    """Installs the plugin's wheel and the kernel's, and runs its tests there.
+
+    An application gets what its metadata says that it and its tests need, and no more.
+    """
     plugin = Plugin.read(folder)
     environment = Environment(base / "environment", third_party)
-    environment.install(wheelhouse, "--no-deps", "jdframework", plugin.distribution)
+    if folder.parent.name == APPLICATIONS:
+        environment.install(wheelhouse, f"{plugin.distribution}[test]")
+    else:
+        environment.install(wheelhouse, "--no-deps", "jdframework", plugin.distribution)
     workplace = base / "workplace"
     workplace.mkdir()
     shutil.copy(builder.ROOT / "pyproject.toml", workplace)  # pytest's settings
@@ -72,11 +81,12 @@ def _alone(folder: Path, base: Path, wheelhouse: Path, third_party: Path) -> Alo
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # the first waits for those before it in the queue
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_plugin_needs_nothing_but_the_kernel(
+def test_a_plugin_needs_nothing_but_the_kernel_and_what_it_declares(
     folder: Path, running: dict[Path, Future[Alone]]
 ) -> None:
     alone = running[folder].result()
     assert alone.done.returncode == 0, alone.done.stdout + alone.done.stderr
     report = json.loads(alone.report.read_text("utf-8"))
-    assert report["offered"] == Plugin.read(folder).names()
+    if folder.parent.name != APPLICATIONS:
+        assert report["offered"] == Plugin.read(folder).names()
     assert all(Path(home).is_relative_to(alone.environment.packages) for home in report["homes"])

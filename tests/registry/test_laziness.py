@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from jdframework.protocols.entry_points import hook_entry_points
+
 HEAVY = (
     "torch",
     "numpy",
@@ -52,5 +54,17 @@ def test_an_unknown_name_is_answered_without_torch() -> None:
 
 def test_resolving_one_name_imports_no_other_plugin_and_no_pytest() -> None:
     modules = imported_by("import jdframework as jd; jd.weighting('mean')")
-    assert {module for module in modules if module.startswith("jd_plugin_")} == {"jd_plugin_mean"}
-    assert not {"pytest", "hypothesis"} & modules
+    observers = {entry_point.value for entry_point in hook_entry_points()}
+    plugins = {module for module in modules if module.startswith("jd_plugin_")}
+    assert plugins - observers == {"jd_plugin_mean"}
+    assert not {"pytest", "hypothesis", "typer"} & modules
+
+
+def test_an_application_is_loaded_at_next_to_no_cost_until_jd_starts() -> None:
+    values = [entry.value for entry in hook_entry_points()]
+    assert "jd_plugin_demo" in values
+    modules = imported_by("import jdframework as jd; jd.hooks.call('jd_step', step=None)")
+    assert set(values) <= modules
+    allowed = {"pluggy", *values}
+    heavy = {module for module in modules if module.startswith(HEAVY)}
+    assert {module for module in heavy if not module.startswith("pluggy.")} == allowed

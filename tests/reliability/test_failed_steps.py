@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import jdframework as jd
-from jdframework.autograd.rollback import StateUndone
+from jdframework.autograd.rollback import StateRollback
 from jdframework.bases import BaseMethod
 from jdframework.protocols.names import Kind
 
@@ -169,7 +169,7 @@ def test_a_large_state_is_undone_without_a_copy() -> None:
     rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     aggregator(rows)
     before = aggregator.tracked.data_ptr()
-    undone = StateUndone(aggregator)
+    undone = StateRollback(aggregator)
     with contextlib.suppress(KeyError), undone:
         aggregator(2 * rows)
         assert aggregator.tracked.data_ptr() != before

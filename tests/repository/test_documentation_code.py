@@ -13,12 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from plugin_folder import APPLICATIONS
 from printed import BLOCK, PRINTED, outputs, with_outputs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GETTING_STARTED = ROOT / "docs" / "getting-started.md"
-PLUGIN_READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
+PLUGIN_READMES = [
+    page for page in sorted(ROOT.glob("plugins/*/*/README.md")) if page.parts[-3] != APPLICATIONS
+]
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[+-]?\d+)?")
 
 

@@ -105,12 +105,15 @@ def test_the_directory_has_every_published_plugin() -> None:
     page = directory.pages()["plugins/directory.md"]
     for name in jd.available():
         assert f"| `{name}`" in page
+    for command in ("bench", "demo", "gallery", "new", "update"):
+        assert f"| `jd {command}` |" in page
 
 
 def test_every_command_is_on_the_page_with_its_options() -> None:
     page = commands.pages()["reference/command-line.md"]
     for command in ("list", "show", "doctor", "new", "check", "demo", "gallery", "bench"):
         assert f"\n## jd {command}\n" in page
+    assert "\nComes with `pip install jd-plugin-starter`.\n\n```\njd new [" in page
     assert "jd show [OPTIONS] NAME\n" in page
     assert "jd check [OPTIONS] [NAMES…]\n" in page
     assert "| `--methods` | `mean,mgda,upgrad` | The methods to draw" in page

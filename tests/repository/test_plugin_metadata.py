@@ -43,6 +43,33 @@ CODE = """
 class {name}:
     paper = None
     trainable = False
+    needs = frozenset({{"gramian"}})
+"""
+
+APPLICATION = """
+[project]
+description = "Greets"
+dependencies = ["jdframework[testing]", "jd-plugin-alpha", "qpsolvers>=4.8"]
+
+[project.optional-dependencies]
+test = ["jd-plugin-beta", "pytest"]
+
+[project.entry-points."jdframework.hooks"]
+gamma = "jd_plugin_gamma"
+
+[tool.jdframework]
+recommended = true
+"""
+
+GREETING = """
+from jdframework.hooks import hookimpl
+
+@hookimpl
+def jd_cli(app):
+    app.command("greet")(greet)
+
+def greet():
+    'Greet the user.'
 """
 
 
@@ -61,14 +88,14 @@ def add_plugin(root: Path, family: str, name: str, pyproject: str) -> Path:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository with two plugins, fresh from their authors."""
-    (tmp_path / "jdframework").mkdir()
+    (tmp_path / "jdframework" / "registry").mkdir(parents=True)
     for file in ("pyproject.toml", "jdframework/__init__.py"):
         shutil.copy(plugins.ROOT / file, tmp_path / file)
     add_plugin(tmp_path, "weightings", "alpha", ALPHA)
     add_plugin(tmp_path, "scalarizers", "beta", BETA)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for module in ("jd_plugin_alpha", "jd_plugin_beta"):
+    for module in ("jd_plugin_alpha", "jd_plugin_beta", "jd_plugin_gamma"):
         sys.modules.pop(module, None)
 
 
@@ -128,12 +155,89 @@ def test_optional_dependencies_survive(root: Path) -> None:
     assert metadata(file.parent)["project"]["optional-dependencies"] == {"fast": ["numba>=0.60"]}
 
 
-def test_a_weighting_brings_the_default_engine_and_a_scalarizer_does_not(root: Path) -> None:
+def dependencies(root: Path, folder: str) -> list[str]:
+    found: list[str] = metadata(root / "plugins" / folder)["project"]["dependencies"]
+    return found
+
+
+def test_a_method_brings_the_engines_that_serve_what_it_looks_at(root: Path) -> None:
     plugins.render(root)
-    weighting = metadata(root / "plugins/weightings/alpha")["project"]["dependencies"]
-    scalarizer = metadata(root / "plugins/scalarizers/beta")["project"]["dependencies"]
-    assert weighting[:2] == ["jdframework>=0.1.0,<0.2", "jd-plugin-autojac>=0.1.0,<0.2"]
-    assert scalarizer == ["jdframework>=0.1.0,<0.2"]
+    engines = ["jd-plugin-autojac>=0.1.0,<0.2", "jd-plugin-autogram>=0.1.0,<0.2"]
+    kernel = "jdframework>=0.1.0,<0.2"
+    assert dependencies(root, "weightings/alpha")[:3] == [kernel, *engines]
+    assert dependencies(root, "scalarizers/beta") == [kernel]
+
+
+def test_a_weighting_of_the_jacobian_does_not_bring_the_gramians_engine(root: Path) -> None:
+    code = root / "plugins/weightings/alpha/src/jd_plugin_alpha/__init__.py"
+    edit(code, '"gramian"', '"jacobian"')
+    plugins.render(root)
+    assert dependencies(root, "weightings/alpha")[1:] == [
+        "jd-plugin-autojac>=0.1.0,<0.2",
+        "qpsolvers>=4.8",
+    ]
+
+
+@pytest.fixture
+def application(root: Path) -> Path:
+    """An application among the plugins of the repository."""
+    folder = add_plugin(root, "apps", "gamma", APPLICATION)
+    (folder / "src/jd_plugin_gamma/__init__.py").write_text(GREETING, "utf-8")
+    return folder
+
+
+def test_an_application_depends_on_the_siblings_it_names_in_the_kernels_releases(
+    root: Path, application: Path
+) -> None:
+    plugins.render(root)
+    edit(root / "jdframework/__init__.py", '__version__ = "0.1.0"', '__version__ = "1.4.2"')
+    plugins.render(root)
+    project = metadata(application)["project"]
+    assert project["dependencies"] == [
+        "jdframework[testing]>=1.4.2,<1.5",
+        "jd-plugin-alpha>=1.4.2,<1.5",
+        "qpsolvers>=4.8",
+    ]
+    assert project["optional-dependencies"] == {"test": ["jd-plugin-beta>=1.4.2,<1.5", "pytest"]}
+    assert plugins.drift(root) == []
+
+
+def test_the_commands_of_applications_are_what_their_observers_add(
+    root: Path, application: Path
+) -> None:
+    plugins.render(root)
+    assert json.loads((root / "jdframework/cli/applications.json").read_text("utf-8")) == [
+        {"command": "greet", "distribution": "jd-plugin-gamma", "summary": "Greet the user"}
+    ]
+    assert "- `jd greet`: greet the user." in (application / "README.md").read_text("utf-8")
+
+
+def extras(root: Path) -> dict[str, list[str]]:
+    project = metadata(root)["project"]["optional-dependencies"]
+    return {name: project[name] for name in ("recommended", "all")}
+
+
+def test_the_extras_hold_every_plugin_and_the_recommended_ones(
+    root: Path, application: Path
+) -> None:
+    before = metadata(root)["project"]["optional-dependencies"]["testing"]
+    plugins.render(root)
+    names = [f"jd-plugin-{name}>=0.1.0,<0.2" for name in ("alpha", "beta", "gamma")]
+    assert extras(root) == {"recommended": names[2:], "all": names}
+    assert metadata(root)["project"]["optional-dependencies"]["testing"] == before
+
+
+def test_a_plugin_that_is_not_in_the_extras_is_found(root: Path) -> None:
+    plugins.render(root)
+    edit(root / "pyproject.toml", '    "jd-plugin-beta>=0.1.0,<0.2",\n', "")
+    (line,) = plugins.drift(root)
+    assert line.startswith("pyproject.toml: differs from its template")
+
+
+def test_a_kernel_without_a_place_for_the_extras_is_found(root: Path) -> None:
+    plugins.render(root)
+    edit(root / "pyproject.toml", plugins.START, "#")
+    assert any(line.startswith("pyproject.toml: needs the lines") for line in plugins.drift(root))
 
 
 def test_a_new_kernel_version_reaches_every_plugin(root: Path) -> None:

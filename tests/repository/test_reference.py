@@ -77,7 +77,7 @@ def test_every_public_object_is_documented() -> None:
 
 def test_the_check_looks_at_what_users_see() -> None:
     paths = {public.path for public in reference.public_objects()}
-    assert "jdframework.descent.Descent" in paths
+    assert "jdframework.descent.descent.Descent" in paths
     assert "jdframework.linalg.gramian.cosines" in paths
     assert "jdframework.bases.weighting.GramianWeighting" in paths
     assert len(paths) > 80

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from jdframework.cli.app import build
+from jdframework.cli.applications import applications
 from method_table import markdown_table
 
 PAGE: Final = "reference/command-line.md"
@@ -16,17 +17,28 @@ _STYLE: Final = re.compile(r"\[/?(?:bold|dim|italic)\]")
 
 
 def pages() -> dict[str, str]:
-    """The page of all commands."""
+    """The page of all commands: the kernel's, then the applications'."""
     group: Any = typer.main.get_command(build())
     sections = [_section(name, command) for name, command in group.commands.items()]
-    head = f"# Command line\n\n{group.help}"
+    head = (
+        f"# Command line\n\n{group.help}\n\n"
+        "The kernel has `jd list`, `jd show`, `jd doctor` and `jd check`. "
+        "Every other command comes with an application, which its section names; without it, `jd` "
+        "says what to install. [Your own](../plugins/observe.md#a-command-of-your-own)."
+    )
     return {PAGE: "\n\n".join([head, *sections]) + "\n"}
 
 
 def _section(name: str, command: TyperCommand) -> str:
     rows = [_row(parameter) for parameter in command.params]
     usage = " ".join(["[OPTIONS]", *(_place(p) for p in command.params if _is_argument(p))])
-    parts = [f"## jd {name}", _text(command.help), f"```\njd {name} {usage}\n```"]
+    parts = [f"## jd {name}", _text(command.help)]
+    parts += [
+        f"Comes with `pip install {known['distribution']}`."
+        for known in applications()
+        if known["command"] == name
+    ]
+    parts.append(f"```\njd {name} {usage}\n```")
     parts += [markdown_table(("", "Default", "What it does"), rows)] if rows else []
     return "\n\n".join(parts)
 

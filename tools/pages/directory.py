@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from jdframework.cli.applications import applications
 from jdframework.registry.directory import published
 from method_table import markdown_table
 
@@ -29,5 +30,18 @@ def _directory() -> str:
         "---\nhide: [toc]\n---\n\n# Directory\n\n"
         "Every published plugin that this release of the kernel knows of, its own and others'. "
         "[How to get in](publish.md#in-the-directory).\n\n"
-        f"{markdown_table(('Name', 'Kind', 'What it does', 'Install'), rows)}\n"
+        f"{markdown_table(('Name', 'Kind', 'What it does', 'Install'), rows)}\n\n"
+        "## Applications\n\n"
+        "Commands that a distribution of its own adds to `jd`. All of this repository: "
+        '`pip install "jdframework[all]"`; a smaller set that covers most comparisons: '
+        '`pip install "jdframework[recommended]"`.\n\n'
+        f"{_applications()}\n"
     )
+
+
+def _applications() -> str:
+    rows = [
+        (f"`jd {known['command']}`", known["summary"], f"`pip install {known['distribution']}`")
+        for known in applications()
+    ]
+    return markdown_table(("Command", "What it does", "Install"), rows)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jdframework.bases import Aggregator
 from jdframework.config import Config
-from jdframework.linearization import Forecast
+from jdframework.linearization import Forecast, Wrapped
 from jdframework.testing import EngineSuite
 
 from jd_plugin_autojac import Autojac
@@ -213,3 +213,113 @@ class TriesTheStep(Autojac):
 class TestTriesTheStep(EngineSuite):
     spec = TriesTheStep
     caught_by = ("test_a_forecast_changes_nothing",)
+
+
+class FillsGrad(Wrapped):
+    def vjp(self, weights: Any) -> Any:
+        tensors, gradients = super().vjp(weights)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        return tensors, gradients
+
+
+class Ascends(Wrapped):
+    def vjp(self, weights: Any) -> Any:
+        tensors, gradients = super().vjp(weights)
+        return tensors, [None if g is None else -g for g in gradients]
+
+
+class OneWeightForAll(Wrapped):
+    def vjp(self, weights: Any) -> Any:
+        return super().vjp([weights[0] for _ in weights])
+
+
+class Forgetful(Wrapped):
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.outside = []
+
+
+class Doubled(Wrapped):
+    def jacobian(self) -> Any:
+        return tuple(None if block is None else 2 * block for block in super().jacobian())
+
+
+class LinearizesToSomethingElse(Autojac):
+    wrapper: ClassVar[Any]
+
+    def linearize(self, *arguments: Any, **keywords: Any) -> Any:
+        return type(self).wrapper(super().linearize(*arguments, **keywords))
+
+
+class WritesGrad(LinearizesToSomethingElse):
+    wrapper = FillsGrad
+
+
+class TestWritesGrad(EngineSuite):
+    spec = WritesGrad
+    caught_by = ("test_a_linearization_writes_no_grad",)
+
+
+class PullsBackTheWrongWay(LinearizesToSomethingElse):
+    wrapper = Ascends
+
+
+class TestPullsBackTheWrongWay(EngineSuite):
+    spec = PullsBackTheWrongWay
+    caught_by = ("test_its_gramian_and_vjp_are_those_of_autograd",)
+
+
+class MixesGroups(LinearizesToSomethingElse):
+    wrapper = OneWeightForAll
+
+
+class TestMixesGroups(EngineSuite):
+    spec = MixesGroups
+    caught_by = ("test_groups_have_gramians_and_weights_of_their_own",)
+
+
+class LeavesOthersOut(LinearizesToSomethingElse):
+    wrapper = Forgetful
+
+
+class TestLeavesOthersOut(EngineSuite):
+    spec = LeavesOthersOut
+    caught_by = ("test_other_leaves_are_outside_and_get_their_share",)
+
+
+class DoublesRows(LinearizesToSomethingElse):
+    wrapper = Doubled
+
+
+class TestDoublesRows(EngineSuite):
+    spec = DoublesRows
+    caught_by = ("test_the_jacobian_of_a_linearization_is_refused_or_right",)
+
+
+class StartsBackwards(Autojac):
+    def linearize(self, *arguments: Any, cotangents: Any = None, **keywords: Any) -> Any:
+        if cotangents is not None:
+            cotangents = [cotangent.flip(0) for cotangent in cotangents]
+        return super().linearize(*arguments, cotangents=cotangents, **keywords)
+
+
+class TestStartsBackwards(EngineSuite):
+    spec = StartsBackwards
+    caught_by = ("test_rows_may_start_anywhere",)
+
+
+class GoesOnWithTheLast(Autojac):
+    def __init__(self, *modules: nn.Module, **config: Any) -> None:
+        super().__init__(*modules, **config)
+        self.last: Any = None
+
+    def linearize(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.last is None:
+            self.last = super().linearize(*arguments, **keywords)
+        return self.last
+
+
+class TestGoesOnWithTheLast(EngineSuite):
+    spec = GoesOnWithTheLast
+    caught_by = ("test_a_linearization_that_is_closed_halfway_holds_nothing",)

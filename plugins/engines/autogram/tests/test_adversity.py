@@ -22,7 +22,18 @@ from jd_plugin_autogram import Autogram
 from jd_plugin_autogram.layout import Layout, agrees
 from jd_plugin_autogram.objectives import Instances
 
-from .truth import F64, Ramp, assert_gradient, assert_served, joined, one, reference, several, tasks
+from .truth import (
+    F64,
+    Ramp,
+    assert_gradient,
+    assert_served,
+    grid,
+    joined,
+    one,
+    reference,
+    several,
+    tasks,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -301,14 +312,6 @@ class TestHooksOfTheUser:
             model[0].weight.register_hook(lambda gradient: gradient * torch.arange(4))
         assert_served(model, lambda: loss(model(x)), batch_dim=batch_dim)
 
-    def test_hooks_that_wait_for_autograds_accumulation_are_refused(self) -> None:
-        model, x = mlp(), batch()
-        model[0].weight.register_post_accumulate_grad_hook(lambda p: None)
-        engine = Autogram(model, batch_dim=0)
-        with pytest.raises(jd.UnsupportedModelError, match="register_post_accumulate_grad_hook"):
-            engine.backward(one(model(x)), Ramp())
-        assert all(p.grad is None for p in model.parameters())
-
 
 class TestPasses:
     def test_passes_in_between_change_nothing(self) -> None:
@@ -553,7 +556,7 @@ class TestShared:
         engine = assert_served(model, lambda: losses(model[1]((x + model[0](constant)).tanh())))
         # Not merely by one backward pass for each objective.
         plan = engine.linearize([one(model[1](x + model[0](constant)))]).plan
-        assert not plan.around
+        assert not plan.fallback
 
     def test_layers_over_constants_that_are_multiplied(self) -> None:
         model, x, constant = (
@@ -810,9 +813,19 @@ class TestRefused:
         with pytest.raises(jd.UnsupportedModelError, match=r"torch\.stack"):
             engine.backward(list(one(model(batch())).unbind()), Ramp())
 
-    def test_a_negative_batch_dim(self) -> None:
-        with pytest.raises(jd.UnsupportedModelError, match="counts from the first"):
-            Autogram(mlp(), batch_dim=-1)
+    @pytest.mark.parametrize("batch_dim", [-1, -2, -3])
+    def test_a_negative_batch_dim_counts_from_the_last(self, batch_dim: int) -> None:
+        model, x = mlp(), batch()
+
+        def losses() -> Tensor:
+            found = grid(model(x))
+            return found.movedim(0, batch_dim % 3)
+
+        assert_served(model, losses, batch_dim=batch_dim)
+
+    def test_a_negative_batch_dim_of_one_loss_per_instance(self) -> None:
+        model, x = mlp(), batch()
+        assert_served(model, lambda: one(model(x)), batch_dim=-1)
 
     @pytest.mark.parametrize("memory", ["much", "-1GB", "nanGB", 1.5, -0.1, "4"])
     def test_memory_that_is_no_amount(self, memory: float | str) -> None:
@@ -891,7 +904,7 @@ class TestExceptions:
 
         def fail() -> None:
             with monkeypatch.context() as context:
-                context.setattr("jd_plugin_autogram.pieces.product.Product.gramian", _fail)
+                context.setattr("jd_plugin_autogram.factors.product.Product.gramian", _fail)
                 engine.backward(one(model(batch())), Ramp())
 
         self.check(engine, model, fail)
@@ -903,7 +916,7 @@ class TestExceptions:
 
         def fail() -> None:
             with monkeypatch.context() as context:
-                context.setattr("jd_plugin_autogram.pieces.product.Product.gradient", _fail)
+                context.setattr("jd_plugin_autogram.factors.product.Product.gradient", _fail)
                 engine.backward(one(model(batch())), Ramp())
 
         self.check(engine, model, fail)

@@ -21,9 +21,9 @@ import jdframework as jd
 from jdframework.testing import EngineSuite
 
 from jd_plugin_autogram import Autogram
-from jd_plugin_autogram.choice import ghost_is_cheaper
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors import Product
 from jd_plugin_autogram.layout import Layout, candidates
-from jd_plugin_autogram.pieces import Product
 from jd_plugin_autogram.rules import Rule, Use, by_objective, rules
 
 from .truth import F64, Ramp, assert_served, one, reference, several
@@ -117,9 +117,12 @@ def test_descent_goes_on_with_another_engine_where_this_one_refuses() -> None:
     descent = jd.Descent(model, Ramp(), batch_dim=0)
     assert descent.engine is not None
     assert descent.engine.name == "autogram"
-    step = descent.backward(one(model(torch.randn(5, 4))))
+    with pytest.warns(UserWarning, match="autogram does not serve this step"):
+        step = descent.backward(one(model(torch.randn(5, 4))))
     assert step.engine == "autojac"
-    assert not model[0]._forward_hooks
+    for _ in range(2):
+        assert descent.backward(one(model(torch.randn(5, 4)))).engine == "autojac"
+    assert not model[0]._forward_hooks, "its hooks stay where it never serves"
 
 
 def test_not_a_number_is_no_reason_to_refuse_the_model() -> None:
@@ -146,10 +149,10 @@ class TestProducts:
     def test_all_forms_are_the_same_gramian_tile_by_tile(
         self, k: int, n: int, length: int, swapped: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._TILE", 100)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._CHUNK", 50)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.base._STRIP", 2)
-        monkeypatch.setattr("jd_plugin_autogram.pieces.product._STRIP", 2)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._TILE", 100)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._CHUNK", 50)
+        monkeypatch.setattr("jd_plugin_autogram.factors.base._STRIP", 2)
+        monkeypatch.setattr("jd_plugin_autogram.factors.product._STRIP", 2)
         weight = torch.zeros((4, 3) if swapped else (3, 4), dtype=F64)
         inputs = torch.randn(n, length, 4, dtype=F64)
         gradients = torch.randn(k, n, length, 3, dtype=F64)
@@ -243,7 +246,7 @@ def test_an_installed_distribution_adds_a_rule_for_its_own_layer(
 
 
 def test_a_rule_with_neither_rows_nor_pieces_is_refused_where_it_is_written() -> None:
-    with pytest.raises(TypeError, match="the Gramian rule Empty defines neither rows nor pieces"):
+    with pytest.raises(TypeError, match="the Gramian rule Empty defines neither rows nor factors"):
 
         class Empty(Rule):
             layers = (Scale,)

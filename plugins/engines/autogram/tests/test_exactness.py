@@ -453,7 +453,7 @@ CASES: dict[str, Case] = {
     "lstm cell": Case(lambda: Looped(nn.LSTMCell(8, 5))),
     "gru cell": Case(lambda: Looped(nn.GRUCell(8, 5, bias=False))),
     "layers and weights used several times": Case(Shared),
-    "bare parameters": Case(TwoMaps),
+    "parameter_uses parameters": Case(TwoMaps),
     "a merged sum of low rank": Case(LowRank),
     "a parametrized weight": Case(
         lambda: nn.Sequential(weight_norm(nn.Linear(8, 5)), nn.Linear(5, 3))
@@ -496,7 +496,7 @@ DEAR = {
     "embedding bag, max",
     "transposed conv2d of a given size",
     "a parametrized weight",
-    "bare parameters",
+    "parameter_uses parameters",
     # torch's instance norm puts out a view, whose node an in-place activation goes around.
     "residual network",
 }
@@ -510,4 +510,4 @@ def test_the_usual_layers_take_no_backward_pass_for_each_objective(case: str) ->
     model, x = given.model().to(F64), given.input(F64)
     engine = Autogram(model, batch_dim=0)
     plan = engine.linearize([one(given.run(model, x))]).plan
-    assert bool(plan.around) == (case in DEAR)
+    assert bool(plan.fallback) == (case in DEAR)

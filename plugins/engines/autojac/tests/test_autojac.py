@@ -360,14 +360,6 @@ def test_a_wrapped_model_is_refused_by_name() -> None:
         Autojac(DistributedDataParallel(nn.Linear(2, 2)))
 
 
-def test_an_accumulation_hook_is_refused_instead_of_passed_over() -> None:
-    model = nn.Linear(3, 2)
-    model.weight.register_post_accumulate_grad_hook(lambda parameter: None)
-    with pytest.raises(jd.UnsupportedModelError, match="register_post_accumulate_grad_hook"):
-        Autojac(model).backward(model(torch.randn(4, 3)).square().mean(1), Mean())
-    assert model.bias.grad is None
-
-
 def test_the_graph_is_freed_after_a_step_and_kept_when_asked() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     engine = Autojac(model, parallel_chunk_size=2)

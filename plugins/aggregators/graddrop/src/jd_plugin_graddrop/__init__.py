@@ -118,5 +118,7 @@ class GradDrop(Randomised, Aggregator):
 
         They are drawn in float32, for a float64 could become 1 when it is rounded.
         """
-        drawn = torch.rand(jacobian.shape[1], generator=self.generator, dtype=torch.float32)
+        drawn = torch.rand(
+            jacobian.shape[1], generator=self.generator, dtype=torch.float32, device="cpu"
+        )
         return drawn.to(jacobian.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
@@ -66,6 +66,8 @@ class Constant(_FixedWeights, Scalarizer):
     >>> Constant(weights=[1.0, 0.5])(torch.tensor([2.0, 4.0]))
     tensor(4.)
     """
+
+    fixed_weights: ClassVar[bool] = True
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``w · L``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,6 +45,8 @@ class Mean(Scalarizer):
     >>> Mean()(torch.tensor([1.0, 3.0]))
     tensor(2.)
     """
+
+    fixed_weights: ClassVar[bool] = True
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The mean of all losses, whatever their shape."""

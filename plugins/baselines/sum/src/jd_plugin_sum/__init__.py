@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,6 +44,8 @@ class Sum(Scalarizer):
     >>> Sum()(torch.tensor([1.0, 3.0]))
     tensor(4.)
     """
+
+    fixed_weights: ClassVar[bool] = True
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The sum of all losses, whatever their shape."""

@@ -18,11 +18,11 @@ from jdframework.bases import Engine, EngineConfig
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Demand
 
-from jd_plugin_autogram.experience import Experience
-from jd_plugin_autogram.layerwise import LayerwiseLinearization
+from jd_plugin_autogram.dependencies import Dependencies, dependencies_of
+from jd_plugin_autogram.linearization import AutogramLinearization
 from jd_plugin_autogram.objectives import Instances, Objectives, Tasks
+from jd_plugin_autogram.probe_cache import ProbeCache
 from jd_plugin_autogram.recording import Recorder
-from jd_plugin_autogram.routes import Routes, routes_of
 from jd_plugin_autogram.rules import rules
 
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -68,8 +68,8 @@ class Autogram(Engine):
 
     :param modules: The modules whose parameters the objectives share.
     :param batch_dim: The dimension of the losses along which the instances lie, if each loss is
-        that of one instance (the only one, if they have but one); None if each depends on the whole
-        batch. In the layers' tensors, instances are found wherever they lie.
+        that of one instance (the only one, if they have but one; -1 is the last); None if each
+        depends on the whole batch. In the layers' tensors, instances are found wherever they lie.
     :param memory: What may be kept to save a second backward pass.
     :param verify_first: Whether the first, tenth, hundredth … step are checked.
     :raises UnsupportedModelError: if a module is wrapped for distributed training, or has complex
@@ -92,15 +92,13 @@ class Autogram(Engine):
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         super().__init__(*modules, **config)
         self.recorder = Recorder(_recorded_layers(self.modules))
-        self.experience = Experience()
+        self.cache = ProbeCache()
         weakref.finalize(self, self.recorder.close)
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
-        """What every engine refuses, and a negative ``batch_dim``."""
-        if config.batch_dim is not None and config.batch_dim < 0:
-            return "batch_dim counts from the first dimension, 0"
-        return super().refusal(modules, config)
+        """What every engine refuses, and what cannot be watched."""
+        return super().refusal(modules, config) or _scripted(modules)
 
     def linearize(
         self,
@@ -111,7 +109,7 @@ class Autogram(Engine):
         groups: Sequence[Sequence[int]] | None = None,
         need: Demand = "gramian",
         retain_graph: bool = False,
-    ) -> LayerwiseLinearization:
+    ) -> AutogramLinearization:
         """See :meth:`jdframework.bases.Engine.linearize`.
 
         With inputs, which are the engine's parameters, each objective depends on the whole batch.
@@ -121,13 +119,13 @@ class Autogram(Engine):
         outputs = list(outputs)
         dim = None if inputs is not None or cotangents is not None else self.config.batch_dim
         objectives = self._objectives(outputs, dim, cotangents)
-        return LayerwiseLinearization(
-            self, objectives, self._routes(objectives), groups, inputs is None, retain_graph
+        return AutogramLinearization(
+            self, objectives, self._dependencies(objectives), groups, inputs is None, retain_graph
         )
 
     def close(self) -> None:
         """Takes the hooks off the model."""
-        self.recorder.close()
+        self.recorder.close(self.modules)
 
     def _objectives(
         self, outputs: list[Tensor], dim: int | None, cotangents: Sequence[Tensor] | None
@@ -141,16 +139,16 @@ class Autogram(Engine):
             )
         return Instances(outputs[0].reshape(1) if outputs[0].ndim == 0 else outputs[0], dim)
 
-    def _routes(self, objectives: Objectives) -> Routes:
-        apart = isinstance(objectives, Instances)
-        routes = routes_of(objectives.outputs, self.recorder, apart)
-        if apart and objectives.n > 1:
-            self._refuse_batch_statistics(routes)
-        return routes
+    def _dependencies(self, objectives: Objectives) -> Dependencies:
+        per_instance = isinstance(objectives, Instances)
+        dependencies = dependencies_of(objectives.outputs, self.recorder, per_instance)
+        if per_instance and objectives.n > 1:
+            self._refuse_batch_statistics(dependencies)
+        return dependencies
 
-    def _refuse_batch_statistics(self, routes: Routes) -> None:
+    def _refuse_batch_statistics(self, dependencies: Dependencies) -> None:
         """By them, each loss depends on every instance."""
-        if any(_is_of_batch(node) for node in routes.nodes):
+        if any(_is_of_batch(node) for node in dependencies.nodes):
             names = [
                 f"the layer {name!r} ({type(layer).__name__}): "
                 for module in self.modules
@@ -163,17 +161,17 @@ class Autogram(Engine):
                 f"use GroupNorm, or use engine='autojac'"
             )
 
-    def memory_for(self, routes: Routes, device: torch.device) -> int:
+    def memory_for(self, dependencies: Dependencies, device: torch.device) -> int:
         """How many bytes may be kept from the Gramian for the update.
 
-        :param routes: What the step goes along.
+        :param dependencies: What the step goes along.
         :param device: Where.
         """
-        return self.experience.size(
-            routes.kind, lambda: setting_in_bytes(self.config.memory, device)
+        return self.cache.size(
+            dependencies.kind, lambda: setting_in_bytes(self.config.memory, device)
         )
 
-    def verify_gramian(self, lin: LayerwiseLinearization, gramian: Float[Tensor, "m m"]) -> bool:
+    def verify_gramian(self, lin: AutogramLinearization, gramian: Float[Tensor, "m m"]) -> bool:
         """Refuses a Gramian that is wrong; False after an overflow, which tells nothing of it.
 
         :param lin: What it is of.
@@ -184,7 +182,7 @@ class Autogram(Engine):
         if not math.isfinite(error):
             return False
         tolerance = max(_TOLERANCE.get(p.dtype, _HALF_TOLERANCE) for p in lin.inputs)
-        if any(_is_of_half_precision(node) for node in lin.routes.nodes):
+        if any(_is_of_half_precision(node) for node in lin.dependencies.nodes):
             tolerance = _HALF_TOLERANCE
         if error > tolerance:
             raise UnsupportedModelError(
@@ -193,6 +191,19 @@ class Autogram(Engine):
                 f"batch_dim=None or engine='autojac'"
             )
         return True
+
+
+def _scripted(modules: Sequence[nn.Module]) -> str | None:
+    """Hooks cannot be put on what TorchScript runs."""
+    for module in modules:
+        for name, layer in module.named_modules():
+            if isinstance(layer, torch.jit.ScriptModule):
+                which = f"the layer {name!r}" if name else "the module"
+                return (
+                    f"{which} is compiled by torch.jit, which lets no hooks see the calls of its "
+                    f"layers: use engine='autojac', or give it uncompiled"
+                )
+    return None
 
 
 def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:

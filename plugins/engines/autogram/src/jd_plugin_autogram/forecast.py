@@ -8,7 +8,7 @@ from jd_plugin_autogram.objectives import Objectives
 from jd_plugin_autogram.plan import Plan
 
 
-def foreseen(objectives: Objectives, plan: Plan, size: int) -> Forecast:
+def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     """The passes that a step takes, and what it holds between them.
 
     :param objectives: What is differentiated.
@@ -16,8 +16,8 @@ def foreseen(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     :param size: How many bytes may be kept from the Gramian for the update.
     """
     groups = len(plan.groups(objectives.k, size))
-    outputs = objectives.k * sum(visit.size for visit in plan.visits)
-    rows = objectives.m * sum(p.numel() * p.dtype.itemsize for p in plan.around)
+    outputs = objectives.k * sum(contribution.size for contribution in plan.contributions)
+    rows = objectives.m * sum(p.numel() * p.dtype.itemsize for p in plan.fallback)
     held = rows + (outputs if groups == 1 else size)
     unit = "instance-wise" if objectives.n > 1 else "task-wise"
     if groups == 1:
@@ -30,8 +30,10 @@ def foreseen(objectives: Objectives, plan: Plan, size: int) -> Forecast:
 
 
 def _passes(objectives: Objectives, plan: Plan) -> str:
-    if objectives.n == 1 or not plan.visits:
+    if objectives.n == 1 or not plan.contributions:
         return f"a backward pass for each of {objectives.m} objectives"
     passes = "one backward pass" if objectives.k == 1 else f"{objectives.k} backward passes"
-    apart = f", and one for each because of {len(plan.around)} parameters" if plan.around else ""
-    return f"{passes} for all {objectives.m} objectives{apart}"
+    fallback = (
+        f", and one for each because of {len(plan.fallback)} parameters" if plan.fallback else ""
+    )
+    return f"{passes} for all {objectives.m} objectives{fallback}"

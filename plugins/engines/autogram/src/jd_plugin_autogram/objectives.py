@@ -116,12 +116,12 @@ class Instances(Objectives):
     """Losses of independent instances; with several per instance, one pass for each.
 
     :param losses: Of any shape; the instances lie along one dimension of it.
-    :param dim: Which.
+    :param dim: Which; a negative one counts from the last.
     """
 
     def __init__(self, losses: Tensor, dim: int) -> None:
         self.outputs = [losses]
-        self._dim = dim if losses.ndim > dim else losses.ndim - 1
+        self._dim = _existing(dim, losses.ndim)
         self._losses = losses
         self.n = losses.shape[self._dim]
         self.k = losses.numel() // self.n
@@ -169,8 +169,10 @@ class Instances(Objectives):
         :param edges: Layer outputs.
         :return: The plain gradients, the scaled ones, and the factors, no two of them alike.
         """
-        generator = torch.Generator().manual_seed(0)
-        factors = (0.5 + torch.rand(self.n, generator=generator)).to(self._losses)
+        generator = torch.Generator("cpu").manual_seed(0)
+        factors = (
+            0.5 + torch.rand(self.n, generator=generator, dtype=torch.float32, device="cpu")
+        ).to(self._losses)
         plain = differentiated(([self._losses], [torch.ones_like(self._losses)]), edges, True)
         start = self._start(self._indices, factors.unsqueeze(1).expand(self.n, self.k))
         return plain, differentiated(([self._losses], [start]), edges, True), factors
@@ -186,6 +188,11 @@ class Instances(Objectives):
         flat = self._losses.new_zeros(self._losses.numel())
         flat[indices] = values
         return flat.reshape(self._losses.shape)
+
+
+def _existing(dim: int, ndim: int) -> int:
+    """The dimension, counted from the first; the nearest that there is."""
+    return min(max(dim + ndim if dim < 0 else dim, 0), ndim - 1)
 
 
 class Tasks(Objectives):

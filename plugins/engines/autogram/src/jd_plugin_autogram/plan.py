@@ -1,4 +1,4 @@
-"""What of a step is done layer by layer, and what one objective at a time."""
+"""The plan of a step: which parameters go layer by layer, and which one objective at a time."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from torch import nn
 
 from jdframework.errors import UnsupportedModelError
 
-from jd_plugin_autogram.experience import Experience, Place
+from jd_plugin_autogram.batch_axis import batch_axis_key
+from jd_plugin_autogram.contributions import (
+    BroadcastContribution,
+    CallContribution,
+    Contribution,
+    ParameterUseContribution,
+)
+from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
-from jd_plugin_autogram.rearranging import arrangement
-from jd_plugin_autogram.routes import Routes
-from jd_plugin_autogram.visits import BareVisit, CallVisit, SpreadVisit, Visit
+from jd_plugin_autogram.probe_cache import Place, ProbeCache
 
 
 @dataclass(frozen=True)
 class Plan:
     """The uses that are understood, and the parameters for which they are not enough."""
 
-    visits: list[Visit]
+    contributions: list[Contribution]
     layouts: list[list[Layout]]
-    """Per visit and output."""
-    around: list[nn.Parameter]
+    """Per contribution and output."""
+    fallback: list[nn.Parameter]
     """Parameters whose rows take one pass for each objective."""
-    arranged: Hashable | None = "whole"
+    axis_key: Hashable | None = "whole"
     """What batches have in common whose instances lie alike; None if it is this one's alone."""
 
     def groups(self, passes: int, size: int) -> list[list[int]]:
-        """The visits, in groups whose gradients fit into some memory; one, if all of them do.
+        """The contributions, in groups whose gradients fit into memory; one, if all of them do.
 
         Uses of one parameter are never parted.
 
@@ -39,8 +44,8 @@ class Plan:
         """
         groups: list[list[int]] = [[]]
         filled = 0
-        for cluster in _clusters(self.visits):
-            needed = passes * sum(self.visits[i].size for i in cluster)
+        for cluster in _clusters(self.contributions):
+            needed = passes * sum(self.contributions[i].size for i in cluster)
             if groups[-1] and filled + needed > size:
                 groups.append([])
                 filled = 0
@@ -49,113 +54,131 @@ class Plan:
         return groups
 
 
-def planned(
+def make_plan(
     objectives: Objectives,
-    routes: Routes,
+    dependencies: Dependencies,
     parameters: Sequence[nn.Parameter],
-    experience: Experience,
+    cache: ProbeCache,
 ) -> Plan:
     """Finds out where the instances lie, and with that what can be done layer by layer.
 
     :param objectives: What is differentiated.
-    :param routes: What they depend on.
+    :param dependencies: What they depend on.
     :param parameters: Those that count.
-    :param experience: What was found before; it is added to.
-    :raises UnsupportedModelError: if no layer keeps the instances apart.
+    :param cache: What was found before; it is added to.
+    :raises UnsupportedModelError: if no layer keeps the instances separate.
     """
-    visits, around = _divided(objectives, routes, parameters)
-    apart = isinstance(objectives, Instances) and objectives.n > 1
-    arranged = arrangement(routes.nodes, objectives.n) if apart else "whole"
-    layouts = _layouts(objectives, visits, routes, experience, arranged)
-    lost = [v for v, own in zip(visits, layouts, strict=True) if None in own]
-    mixed = next((visit for visit in lost if isinstance(visit, CallVisit)), None)
-    if mixed is not None and len(lost) == len(visits):
+    contributions, fallback = _divided(objectives, dependencies, parameters)
+    per_instance = isinstance(objectives, Instances) and objectives.n > 1
+    axis_key = batch_axis_key(dependencies.nodes, objectives.n) if per_instance else "whole"
+    layouts = _layouts(objectives, contributions, dependencies, cache, axis_key)
+    lost = [v for v, own in zip(contributions, layouts, strict=True) if None in own]
+    mixed = next(
+        (contribution for contribution in lost if isinstance(contribution, CallContribution)), None
+    )
+    if mixed is not None and len(lost) == len(contributions):
         raise UnsupportedModelError(
             f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
             f"instances: a loss does not depend on just its own instance, or the instances' order "
             f"changes on the way; use batch_dim=None, or engine='autojac'"
         )
-    around |= {id(p): p for visit in lost for p in visit.wanted}
+    fallback |= {id(p): p for contribution in lost for p in contribution.wanted}
     kept, places = [], []
-    for visit, own in zip(visits, layouts, strict=True):
-        visit.wanted = [p for p in visit.wanted if id(p) not in around]
-        if visit.wanted:
-            kept.append(visit)
+    for contribution, own in zip(contributions, layouts, strict=True):
+        contribution.wanted = [p for p in contribution.wanted if id(p) not in fallback]
+        if contribution.wanted:
+            kept.append(contribution)
             places.append([layout for layout in own if layout is not None])
-    return Plan(kept, places, list(around.values()), arranged)
+    return Plan(kept, places, list(fallback.values()), axis_key)
 
 
-def sketched(objectives: Objectives, routes: Routes, parameters: Sequence[nn.Parameter]) -> Plan:
+def sketch_plan(
+    objectives: Objectives, dependencies: Dependencies, parameters: Sequence[nn.Parameter]
+) -> Plan:
     """What the graph alone tells of the plan, before any backward pass: no layouts.
 
     :param objectives: What is differentiated.
-    :param routes: What they depend on.
+    :param dependencies: What they depend on.
     :param parameters: Those that count.
     """
-    visits, around = _divided(objectives, routes, parameters)
-    for visit in visits:
-        visit.wanted = [p for p in visit.wanted if id(p) not in around]
-    return Plan([visit for visit in visits if visit.wanted], [], list(around.values()))
+    contributions, fallback = _divided(objectives, dependencies, parameters)
+    for contribution in contributions:
+        contribution.wanted = [p for p in contribution.wanted if id(p) not in fallback]
+    return Plan(
+        [contribution for contribution in contributions if contribution.wanted],
+        [],
+        list(fallback.values()),
+    )
 
 
 def _divided(
-    objectives: Objectives, routes: Routes, parameters: Sequence[nn.Parameter]
-) -> tuple[list[Visit], dict[int, nn.Parameter]]:
+    objectives: Objectives, dependencies: Dependencies, parameters: Sequence[nn.Parameter]
+) -> tuple[list[Contribution], dict[int, nn.Parameter]]:
     """The uses that are understood, and by identity the parameters that need a pass each."""
-    reached = {id(leaf) for leaf in routes.around}
+    reached = {id(leaf) for leaf in dependencies.unrecognised}
     # A hook on a parameter sees whole gradients, which only autograd's own rows are.
-    around = {id(p): p for p in parameters if id(p) in reached or p._backward_hooks}
-    visits = _visits(routes, {id(p) for p in parameters} - around.keys())
+    fallback = {id(p): p for p in parameters if id(p) in reached or p._backward_hooks}
+    contributions = _contributions(dependencies, {id(p) for p in parameters} - fallback.keys())
     if objectives.n == 1:
-        dear = [v for v in visits if not v.saves(objectives.k)]
-        around |= {id(p): p for visit in dear for p in visit.wanted}
-    return visits, around
+        costly = [v for v in contributions if not v.saves(objectives.k)]
+        fallback |= {id(p): p for contribution in costly for p in contribution.wanted}
+    return contributions, fallback
 
 
-def _visits(routes: Routes, wanted: set[int]) -> list[Visit]:
+def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contribution]:
     """One for each use of a parameter that is wanted."""
-    visits: list[Visit] = []
-    for call, edges in routes.calls:
+    contributions: list[Contribution] = []
+    for call, edges in dependencies.calls:
         own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
-        visits += [CallVisit(call, edges, own)] if own else []
-    for call, spread in routes.spread:
+        contributions += [CallContribution(call, edges, own)] if own else []
+    for call, broadcast in dependencies.broadcast_calls:
         own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
-        visits += [SpreadVisit(spread, call, own)] if own else []
-    visits += [BareVisit(use) for use in routes.bare if id(use.part.parameter) in wanted]
-    return visits
+        contributions += [BroadcastContribution(broadcast, call, own)] if own else []
+    contributions += [
+        ParameterUseContribution(use)
+        for use in dependencies.parameter_uses
+        if id(use.part.parameter) in wanted
+    ]
+    return contributions
 
 
 def _layouts(
     objectives: Objectives,
-    visits: Sequence[Visit],
-    routes: Routes,
-    experience: Experience,
-    arranged: Hashable | None,
+    contributions: Sequence[Contribution],
+    dependencies: Dependencies,
+    cache: ProbeCache,
+    axis_key: Hashable | None,
 ) -> list[list[Layout | None]]:
-    """Per visit and output; None where its gradient does not fall apart into instances."""
+    """Per contribution and output; None where its gradient does not fall apart into instances."""
     if not isinstance(objectives, Instances) or objectives.n == 1:
-        return [[Layout(1)] * len(visit.edges) for visit in visits]
-    kind = (routes.kind, tuple(len(visit.wanted) for visit in visits), arranged)
-    known = None if arranged is None else experience.places(kind)
-    found = _remembered(visits, known, objectives.n)
+        return [[Layout(1)] * len(contribution.edges) for contribution in contributions]
+    kind = (
+        dependencies.kind,
+        tuple(len(contribution.wanted) for contribution in contributions),
+        axis_key,
+    )
+    known = None if axis_key is None else cache.places(kind)
+    found = _remembered(contributions, known, objectives.n)
     if found is not None:
         return found
-    options = _agreeing(objectives, visits)
-    if arranged is not None and all(len(agreeing) <= 1 for own in options for agreeing in own):
-        experience.remember(kind, _places(visits, options))
+    options = _agreeing(objectives, contributions)
+    if axis_key is not None and all(len(agreeing) <= 1 for own in options for agreeing in own):
+        cache.remember(kind, _places(contributions, options))
     return [[agreeing[0] if agreeing else None for agreeing in own] for own in options]
 
 
-def _agreeing(objectives: Instances, visits: Sequence[Visit]) -> list[list[list[Layout]]]:
+def _agreeing(
+    objectives: Instances, contributions: Sequence[Contribution]
+) -> list[list[list[Layout]]]:
     """Every way in which the instances may lie, given what one more backward pass shows."""
-    edges = [edge for visit in visits for edge in visit.edges]
+    edges = [edge for contribution in contributions for edge in contribution.edges]
     plain, scaled, factors = objectives.probe(edges)
     gradients = iter(zip(plain, scaled, strict=True))
     found: list[list[list[Layout]]] = []
-    for visit in visits:
+    for contribution in contributions:
         own = []
-        for shape, (gradient, other) in zip(visit.shapes, gradients, strict=False):
-            options = list(candidates(shape, objectives.n, visit.dims(shape)))
+        for shape, (gradient, other) in zip(contribution.shapes, gradients, strict=False):
+            options = list(candidates(shape, objectives.n, contribution.dims(shape)))
             if gradient is not None and other is not None:
                 options = [x for x in options if agrees(x, gradient, other, factors)]
             own.append(options)
@@ -163,11 +186,13 @@ def _agreeing(objectives: Instances, visits: Sequence[Visit]) -> list[list[list[
     return found
 
 
-def _places(visits: Sequence[Visit], options: list[list[list[Layout]]]) -> list[Place]:
+def _places(
+    contributions: Sequence[Contribution], options: list[list[list[Layout]]]
+) -> list[Place]:
     """What is true of the next batch, too: not which index is faster, if there is but one."""
     found: list[Place] = []
-    for visit, own in zip(visits, options, strict=True):
-        for shape, agreeing in zip(visit.shapes, own, strict=True):
+    for contribution, own in zip(contributions, options, strict=True):
+        for shape, agreeing in zip(contribution.shapes, own, strict=True):
             layout = agreeing[0] if agreeing else None
             several = layout is not None and shape[layout.dim] > layout.n
             minor = layout.minor if layout is not None and several else None
@@ -176,16 +201,16 @@ def _places(visits: Sequence[Visit], options: list[list[list[Layout]]]) -> list[
 
 
 def _remembered(
-    visits: Sequence[Visit], places: Sequence[Place] | None, n: int
+    contributions: Sequence[Contribution], places: Sequence[Place] | None, n: int
 ) -> list[list[Layout | None]] | None:
     """None if nothing was found before that tells where the instances lie now."""
     if places is None:
         return None
     left = iter(places)
     found: list[list[Layout | None]] = []
-    for visit in visits:
+    for contribution in contributions:
         own: list[Layout | None] = []
-        for shape, place in zip(visit.shapes, left, strict=False):
+        for shape, place in zip(contribution.shapes, left, strict=False):
             if place is None:
                 own.append(None)
                 continue
@@ -197,14 +222,14 @@ def _remembered(
     return found
 
 
-def _clusters(visits: Sequence[Visit]) -> list[list[int]]:
-    """The visits' numbers; those that share a parameter are together."""
+def _clusters(contributions: Sequence[Contribution]) -> list[list[int]]:
+    """The contributions' numbers; those that share a parameter are together."""
     clusters: dict[int, list[int]] = {}
     of_parameter: dict[int, int] = {}
-    for number, visit in enumerate(visits):
-        met = {of_parameter[id(p)] for p in visit.wanted if id(p) in of_parameter}
+    for number, contribution in enumerate(contributions):
+        met = {of_parameter[id(p)] for p in contribution.wanted if id(p) in of_parameter}
         together = [i for name in met for i in clusters.pop(name)]
         clusters[number] = sorted([*together, number])
         for i in clusters[number]:
-            of_parameter |= {id(p): number for p in visits[i].wanted}
+            of_parameter |= {id(p): number for p in contributions[i].wanted}
     return list(clusters.values())

@@ -7,6 +7,7 @@ backward pass leave nothing behind.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
+
+from jd_plugin_autogram.layer_state import (
+    Snapshot,
+    are_same,
+    random_states,
+    snapshot,
+    tensors_of,
+    versions,
+)
 
 _KEY: Final = "jdframework.autogram"
 _identities: Final = itertools.count()
@@ -37,10 +47,14 @@ class Call:
     input_edges: list[GradientEdge]
     """Where the arguments that require gradients stood in the graph."""
     repeatable: bool
-    """Whether it drew no random numbers, left the layer's buffers as they were, and used no tensors
-    but its arguments and the layer's own."""
+    """Whether it drew no random numbers, left all that the layer holds as it was, and used no
+    tensors but its arguments and the layer's own."""
     nested: bool
     """Whether one of its outputs was computed from another."""
+    found: list[Tensor] = field(default_factory=list)
+    """The outputs, detached, of a layer that is run again."""
+    held: Snapshot | None = None
+    """What the layer held after the call, if it is run again."""
     training: bool = field(init=False)
     """Whether the layer was in training mode."""
     state: dict[str, Tensor] = field(init=False)
@@ -48,26 +62,34 @@ class Call:
 
     def __post_init__(self) -> None:
         self.training = self.layer.training
-        self.state = _state(self.layer)
-        self._argument_versions = _versions(self.tensors)
-        self._state_versions = _versions(self.state.values())
+        self.state = tensors_of(self.layer)
+        self._argument_versions = versions(self.tensors)
+        self._state_versions = versions(self.state.values())
+        self._output_versions = versions(self.found)
 
     @property
     def arguments_changed(self) -> bool:
         """Whether an argument was changed in place since the call."""
-        return self._argument_versions != _versions(self.tensors)
+        return self._argument_versions != versions(self.tensors)
+
+    @property
+    def outputs_changed(self) -> bool:
+        """Whether an output was changed in place since the call."""
+        return self._output_versions != versions(self.found)
 
     @property
     def state_changed(self) -> bool:
         """Whether the layer has, since the call, got other parameters or buffers or values."""
-        now = _state(self.layer)
+        if self.held is not None and not self.held.is_same_as(snapshot(self.layer)):
+            return True
+        now = tensors_of(self.layer)
         same = now.keys() == self.state.keys() and all(now[k] is t for k, t in self.state.items())
-        return not same or self._state_versions != _versions(now.values())
+        return not same or self._state_versions != versions(now.values())
 
     @property
     def parameters_replaced(self) -> bool:
         """Whether the call used other parameters than those that the layer has now."""
-        now = _state(self.layer)
+        now = tensors_of(self.layer)
         return any(
             tensor is not now.get(name)
             for name, tensor in self.state.items()
@@ -85,6 +107,7 @@ class Recorder:
     def __init__(self, layers: Mapping[nn.Module, bool]) -> None:
         self._identity = next(_identities)
         self._before: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+        self._unrepeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._watched = {id(layer) for layer, watched in layers.items() if watched}
         after, before = _After(self), _Before(self)
         self._handles: list[Any] = []
@@ -95,10 +118,19 @@ class Recorder:
             handle = layer.register_forward_hook(after, with_kwargs=True, prepend=True)
             self._handles.append(handle)
 
+    def distrust(self, layer: nn.Module | None) -> None:
+        """From now on, the layer's calls are taken for such that cannot be repeated.
+
+        :param layer: One that gave something else when it was run again.
+        """
+        if layer is not None:
+            self._unrepeatable.add(layer)
+
     def watch(self, layer: nn.Module) -> None:
         """Remembers what a repeatable call leaves as it is."""
-        if torch.is_grad_enabled():
-            self._before[layer] = _surroundings(layer)
+        self._watched.add(id(layer))  # a copy's layers make themselves known
+        if torch.is_grad_enabled() and layer not in self._unrepeatable:
+            self._before[layer] = snapshot(layer), random_states()
 
     def record(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -115,12 +147,16 @@ class Recorder:
         edges = [get_gradient_edge(tensor) for tensor in given if tensor.requires_grad]
         made = {i: get_gradient_edge(t) for i, t in enumerate(outputs) if t.requires_grad}
         repeatable, nested = True, False
+        rerun: list[Tensor] = []
+        after: Snapshot | None = None
         if id(layer) in self._watched or len(made) > 1:
             inside = _Inside(edges, made.values())
             nested = inside.is_nested
             if id(layer) in self._watched:
                 own = {id(parameter) for parameter in layer.parameters()}
-                repeatable = inside.leaves <= own and _is_same(before, _surroundings(layer))
+                after = None if before is None else snapshot(layer)
+                rerun = [tensor.detach() for tensor in outputs]
+                repeatable = inside.leaves <= own and _is_as_before(before, after)
         call = Call(
             layer,
             detached,
@@ -130,6 +166,8 @@ class Recorder:
             edges,
             repeatable,
             nested,
+            rerun,
+            after,
         )
         for position, edge in made.items():
             places = _metadata(edge.node).setdefault(_KEY, {})
@@ -148,11 +186,22 @@ class Recorder:
                 for place in [place for place in records if place[0] == self._identity]:
                     del records[place]
 
-    def close(self) -> None:
-        """Takes the hooks off the layers."""
+    def close(self, modules: Iterable[nn.Module] = ()) -> None:
+        """Takes the hooks off the layers.
+
+        :param modules: Where a copy finds them: it has no handles.
+        """
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for layer in (layer for module in modules for layer in module.modules()):
+            for hook in [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]:
+                if isinstance(hook, _Hook) and hook.recorder is self:
+                    hook.remove_from(layer)
+
+    def __reduce__(self) -> tuple[type[Recorder], tuple[dict[nn.Module, bool]]]:
+        """A copy records for the hooks that are copied with it, and has seen nothing yet."""
+        return type(self), ({},)
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
@@ -184,19 +233,8 @@ def _are_tensors(things: Any) -> bool:
     return type(things) is tuple and all(isinstance(thing, Tensor) for thing in things)
 
 
-def _state(layer: nn.Module) -> dict[str, Tensor]:
-    if layer._modules:
-        return dict(itertools.chain(layer.named_parameters(), layer.named_buffers()))
-    own = itertools.chain(layer._parameters.items(), layer._buffers.items())
-    return {name: tensor for name, tensor in own if tensor is not None}
-
-
-def _versions(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor._version for tensor in tensors]
-
-
 def _is_inert(layer: nn.Module) -> bool:
-    return not any(tensor.requires_grad for tensor in _state(layer).values())
+    return not any(tensor.requires_grad for tensor in tensors_of(layer).values())
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -204,18 +242,11 @@ def _is_transformed(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def _surroundings(layer: nn.Module) -> tuple[list[int], list[Tensor]]:
-    """The versions of the layer's state, and the states of the random generators."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states += torch.cuda.get_rng_state_all()
-    return _versions(_state(layer).values()), states
-
-
-def _is_same(before: tuple[list[int], list[Tensor]] | None, after: Any) -> bool:
-    if before is None or before[0] != after[0] or len(before[1]) != len(after[1]):
+def _is_as_before(before: tuple[Snapshot, list[Any]] | None, after: Snapshot | None) -> bool:
+    """Whether a call has changed nothing that its layer holds, nor drawn random numbers."""
+    if before is None or after is None or not before[0].is_same_as(after):
         return False
-    return all(map(torch.equal, before[1], after[1]))
+    return are_same(before[1], random_states())
 
 
 class _Inside:
@@ -249,7 +280,11 @@ class _Inside:
 
 
 class _Hook:
-    """A hook that keeps no engine alive; that of a copied model does nothing."""
+    """A hook that keeps no engine alive, and is copied with its layer.
+
+    Where the engine is copied, too, the copy's hooks record for the copy's engine; otherwise they
+    take themselves off when they are first called.
+    """
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = None if recorder is None else weakref.ref(recorder)
@@ -261,11 +296,32 @@ class _Hook:
             return None
         return self._recorder()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return type(self)(None)
+    def remove_from(self, layer: nn.Module) -> None:
+        """Takes it off a layer; not while torch.compile traces."""
+        if torch.compiler.is_compiling():
+            return
+        registries: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
+        for hooks in registries:
+            for number in [number for number, hook in hooks.items() if hook is self]:
+                del hooks[number]
+                layer._forward_hooks_with_kwargs.pop(number, None)
 
-    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
-        return type(self), (None,)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return type(self)(copy.deepcopy(self.recorder, memo))
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[Recorder | None]]:
+        return type(self), (self.recorder,)
+
+    @property
+    def __name__(self) -> str:
+        """What ``torch.jit.script`` asks for, before it tries to compile the hook.
+
+        :raises AttributeError: always, with what to do.
+        """
+        raise AttributeError(
+            "torch.jit.script cannot compile a model that autogram watches: call close() on its "
+            "Descent or engine first, or script the model before they are made"
+        )
 
 
 class _Before(_Hook):
@@ -273,6 +329,8 @@ class _Before(_Hook):
         recorder = self.recorder
         if recorder is not None:
             recorder.watch(layer)
+        else:
+            self.remove_from(layer)
 
 
 class _After(_Hook):
@@ -282,3 +340,5 @@ class _After(_Hook):
         recorder = self.recorder
         if recorder is not None:
             recorder.record(layer, args, kwargs, output)
+        else:
+            self.remove_from(layer)

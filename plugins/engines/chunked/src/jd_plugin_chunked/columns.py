@@ -12,7 +12,8 @@ from torch import Tensor
 
 from jdframework import linalg
 from jdframework.linalg.single import narrowed
-from jdframework.linearization import OfRows
+from jdframework.linearization import RowFunction
+from jdframework.linearization.blocks import as_reals
 
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.rows import Rows
@@ -60,7 +61,7 @@ def weighted_sum(
     return direction.blocks
 
 
-def aggregated(rows: Rows, positions: Sequence[int], function: OfRows) -> list[Tensor]:
+def aggregated(rows: Rows, positions: Sequence[int], function: RowFunction) -> list[Tensor]:
     """What a function gives of all columns, one value each: one tensor per input.
 
     :param rows: The Jacobian.
@@ -108,7 +109,7 @@ class Direction:
         :param values: One per column.
         """
         for piece in self._layout.pieces(start, stop):
-            self._flat[piece.position].view(-1)[piece.within] = values[piece.at]
+            as_reals(self._flat[piece.position]).view(-1)[piece.within] = values[piece.at]
 
 
 def _each_block(

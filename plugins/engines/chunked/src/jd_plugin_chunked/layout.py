@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jdframework.linearization.blocks import columns_of, of_reals
+
 
 class Piece(NamedTuple):
     """The part of one tensor's columns that lies in a range of columns."""
@@ -25,14 +27,16 @@ class Piece(NamedTuple):
 class Layout:
     """The columns of a Jacobian: the entries of each input, one input after the other.
 
+    A complex entry has two.
+
     :param inputs: With respect to what is differentiated; at least one.
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.inputs = tuple(inputs)
-        sizes = (tensor.numel() for tensor in inputs)
+        sizes = (columns_of(tensor) for tensor in inputs)
         self._starts = list(itertools.accumulate(sizes, initial=0))
-        self.dtype = reduce(torch.promote_types, (tensor.dtype for tensor in inputs))
+        self.dtype = reduce(torch.promote_types, (t.dtype.to_real() for t in inputs))
         self.device = inputs[0].device
 
     @property
@@ -78,6 +82,6 @@ class Layout:
         :param matrix: With the columns of this layout.
         """
         return [
-            matrix[:, self.columns(i)].reshape(len(matrix), *tensor.shape).to(tensor.dtype)
-            for i, tensor in enumerate(self.inputs)
+            of_reals(matrix[:, self.columns(i)], (len(matrix), *t.shape), t.dtype)
+            for i, t in enumerate(self.inputs)
         ]

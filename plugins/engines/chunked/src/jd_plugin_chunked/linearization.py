@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.bases.jacobian_engine import COPIES, Starts
-from jdframework.linearization import Demand, Forecast, Gradients, Linearization, OfRows, split
-from jdframework.linearization.update import NOTHING_REACHED
+from jdframework.linearization import Demand, Forecast, Gradients, Linearization, RowFunction, split
+from jdframework.linearization.blocks import of_reals
+from jdframework.linearization.combination import NOTHING_REACHED
 
 from jd_plugin_chunked import columns, storage
 from jd_plugin_chunked.budget import Budget
@@ -89,8 +90,8 @@ class ChunkedLinearization(Linearization):
         rows = self._rows()
         for number, position in enumerate(self._reached):
             tensor, mine = self.inputs[position], self._layout.columns(number)
-            block = rows.block(mine.start, mine.stop).to(tensor.dtype)
-            yield position, block.reshape(rows.m, *tensor.shape)
+            block = rows.block(mine.start, mine.stop)
+            yield position, of_reals(block, (rows.m, *tensor.shape), tensor.dtype)
 
     def jacobian(self) -> tuple[Float[Tensor, "m *shape"] | None, ...]:
         """The blocks where the rows are kept; a file goes with its last tensor."""
@@ -102,12 +103,12 @@ class ChunkedLinearization(Linearization):
                 found[position] = block
         return tuple(found)
 
-    def weigh(self, function: OfRows, group: int) -> Float[Tensor, " m"]:
+    def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
         """Of the rows where they lie; in the next place where memory runs out there."""
         with self._forgetting_failures():
             return self._of_the_whole(function, group)
 
-    def direct(self, function: OfRows, group: int, *, column_wise: bool) -> Gradients:
+    def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
         """Of some columns at a time; of all, and where the rows lie, if it is not column-wise."""
         own = self._members[group]
         inputs = [self._layout.inputs[position] for position in own]
@@ -201,7 +202,7 @@ class ChunkedLinearization(Linearization):
         rows = RecomputedRows(self._passes, self._layout, self._budget)
         return rows.weighted(weight, own, retain_graph)
 
-    def _of_the_whole(self, function: OfRows, group: int) -> Tensor:
+    def _of_the_whole(self, function: RowFunction, group: int) -> Tensor:
         rows = self._rows()
         assert isinstance(rows, KeptRows)
         call: Callable[[], Tensor] = partial(_called, function, rows, self._members[group])
@@ -223,6 +224,6 @@ class ChunkedLinearization(Linearization):
             raise
 
 
-def _called(function: OfRows, rows: KeptRows, own: Sequence[int]) -> Tensor:
+def _called(function: RowFunction, rows: KeptRows, own: Sequence[int]) -> Tensor:
     with function.repeatable():
         return function(rows.joined(own))

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from jdframework.linearization.blocks import as_reals
+
 from jd_plugin_chunked.budget import Budget
 from jd_plugin_chunked.layout import Layout, Piece
 from jd_plugin_chunked.passes import Passes
@@ -203,4 +205,4 @@ class _Columns:
             if gradient is None:
                 target.zero_()
             else:
-                target.copy_(gradient.reshape(count, -1)[:, piece.within])
+                target.copy_(as_reals(gradient).reshape(count, -1)[:, piece.within])

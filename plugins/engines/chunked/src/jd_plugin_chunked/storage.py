@@ -43,12 +43,12 @@ def _on_device(m: int, layout: Layout, _: str | None) -> Tensor:
 def _on_host(m: int, layout: Layout, _: str | None) -> Tensor:
     # Only from and to pinned memory can copies run beside the computation.
     pinned = layout.device.type == "cuda"
-    return torch.empty((m, layout.n), dtype=layout.dtype, pin_memory=pinned)
+    return torch.empty((m, layout.n), dtype=layout.dtype, device="cpu", pin_memory=pinned)
 
 
 def _on_disk(m: int, layout: Layout, directory: str | None) -> Tensor:
     if not layout.n:
-        return torch.empty((m, 0), dtype=layout.dtype)
+        return torch.empty((m, 0), dtype=layout.dtype, device="cpu")
     handle, path = tempfile.mkstemp(prefix="jd-chunked-", dir=directory)
     try:
         try:

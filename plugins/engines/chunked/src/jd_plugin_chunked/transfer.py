@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from jdframework.linearization.blocks import as_reals
+
 from jd_plugin_chunked.layout import Layout
 
 
@@ -32,7 +34,7 @@ class Transfer:
             if gradient is None:
                 target.zero_()
             else:
-                target.copy_(gradient.reshape(count, -1))
+                target.copy_(as_reals(gradient).reshape(count, -1))
 
     def finish(self) -> None:
         """Returns when all rows are there."""
@@ -65,7 +67,7 @@ class OverlappingTransfer(Transfer):
                         target.zero_()
                         continue
                     # A row's columns of one input are contiguous: only such copies overlap.
-                    target.copy_(gradient[row].reshape(-1), non_blocking=True)
+                    target.copy_(as_reals(gradient[row]).reshape(-1), non_blocking=True)
                     gradient.record_stream(self._stream)
 
     def finish(self) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import Scalarizer
+from jdframework.bases import Scalarizer, initial_device
 from jdframework.bases.weighting import working_dtype
 from jdframework.config import Config, Paper
 
@@ -72,9 +72,9 @@ class DWA(Scalarizer):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         # Empty until the first call shows the losses' shape.
-        self.register_buffer("total", torch.zeros(0))
-        self.register_buffer("averages", torch.zeros(0))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("total", torch.zeros(0, device=initial_device()))
+        self.register_buffer("averages", torch.zeros(0, device=initial_device()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=initial_device()))
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``Σ a L``, and counts the batch."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from jdframework.bases import Scalarizer, ShapedConfig
+from jdframework.bases import Scalarizer, ShapedConfig, initial_device
 from jdframework.bases.weighting import at_least_float32
 from jdframework.config import Paper, Vector
 
@@ -95,12 +95,12 @@ class FAMO(Scalarizer):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        zeros = torch.zeros(self.config.shape, dtype=torch.float64)
+        zeros = torch.zeros(self.config.shape, dtype=torch.float64, device=initial_device())
         bounds = self.config.min_losses or zeros.flatten().tolist()
         self.register_buffer("min_losses", zeros.new_tensor(bounds).reshape(zeros.shape))
         for name in ("logits", "first_moment", "second_moment", "before"):
             self.register_buffer(name, zeros.clone())
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=initial_device()))
         self.reset()
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 import jdframework as jd
-from jdframework.bases import Remembering, WeightingWrapper, WrapperConfig
+from jdframework.bases import Remembering, WeightingWrapper, WrapperConfig, initial_device
 from jdframework.config import Paper, Vector
 from jdframework.errors import ConfigError
 
@@ -89,7 +89,10 @@ class CRMOGM(WeightingWrapper, Remembering):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.register_buffer("kept_share", torch.tensor(self.config.alpha, dtype=torch.float64))
+        self.register_buffer(
+            "kept_share",
+            torch.tensor(self.config.alpha, dtype=torch.float64, device=initial_device()),
+        )
         self.register_constant("initial_weights", self.config.initial_weights)
 
     @property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from jdframework.bases import GramianWeighting, Randomised, SeededConfig
+from jdframework.bases import GramianWeighting, Randomised, SeededConfig, initial_device
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
 from jdframework.linalg import carried_precision, on_host
@@ -131,7 +131,7 @@ class GradVac(Randomised, GramianWeighting):
 
 
 def _no_targets() -> Tensor:
-    return torch.zeros(0, 0, dtype=torch.float64)
+    return torch.zeros(0, 0, dtype=torch.float64, device=initial_device())
 
 
 def _vaccinated(orders: Orders, beta: float, eps: float, gramian: Array, targets: Array) -> Array:

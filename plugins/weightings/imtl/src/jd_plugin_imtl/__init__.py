@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdframework.bases import GramianWeighting, ShapedConfig, losses_for
+from jdframework.bases import GramianWeighting, ShapedConfig, initial_device, losses_for
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
 from jdframework.linalg import impartial_weights
@@ -78,7 +78,7 @@ class IMTL(GramianWeighting):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.s = nn.Parameter(torch.zeros(self.config.shape))
+        self.s = nn.Parameter(torch.zeros(self.config.shape, device=initial_device()))
 
     def forward(
         self, gramian: Float[Tensor, "m m"], /, losses: Float[Tensor, " m"] | None = None

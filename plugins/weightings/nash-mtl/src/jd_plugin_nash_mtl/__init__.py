@@ -98,7 +98,7 @@ class NashMTL(Remembering, GramianWeighting):
 
     def get_extra_state(self) -> Tensor:
         """The number of calls, for ``state_dict()``."""
-        return torch.tensor(self._calls)
+        return torch.tensor(self._calls, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Puts it back."""

@@ -17,7 +17,7 @@ from jdframework.bases import GramianWeighting, Remembering
 from jdframework.config import Config, Paper, Solver, Vector
 from jdframework.errors import ConfigError
 from jdframework.linalg import carried_precision, nonnegative_qp, on_host
-from jdframework.linalg.foreign import foreign_nonnegative_qp
+from jdframework.linalg.external_solver import external_nonnegative_qp
 
 __all__ = ["PCD", "PCDConfig"]
 
@@ -183,7 +183,7 @@ def _multipliers(solver: str, unit: Array, wanted: Array, rounding: float) -> Ar
         return np.maximum(wanted, 0.0)
     if not (wanted > 0.0).any() or not _is_within_reach(unit, wanted, rounding):
         return np.zeros_like(wanted)
-    solve = nonnegative_qp if solver == "exact" else partial(foreign_nonnegative_qp, solver)
+    solve = nonnegative_qp if solver == "exact" else partial(external_nonnegative_qp, solver)
     if rounding < _ROUNDING * (1 + len(unit)) * _COARSE:
         return solve(unit, -wanted[:, None])[:, 0]
     # Of dependent rows, rounding leaves a matrix that is not semi-definite, whose semi-definite

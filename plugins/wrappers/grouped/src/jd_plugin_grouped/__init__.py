@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jdframework import registry
 from jdframework.bases import Aggregator, WeightedSum, Wrapper, WrapperConfig
 from jdframework.errors import ConfigError
-from jdframework.linearization.update import directions_of
+from jdframework.linearization.combination import directions_of
 from jdframework.protocols import Stateful, TreatsGroups
 from jdframework.protocols.names import Need
 

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jdframework.errors import UnsupportedModelError
+
+from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import Piece, Rows
 from jd_plugin_autogram.recording import Call
 
 
@@ -36,6 +38,8 @@ class Use:
     """Whether the layer was in training mode at the call."""
     nested: bool
     """Whether one output was computed from another, whose gradient then is whole."""
+    outputs: Sequence[Tensor] = ()
+    """What the call gave, if that is known and was not changed since."""
 
     @property
     def input(self) -> Tensor:
@@ -83,35 +87,42 @@ class Use:
         return split.reshape(*split.shape[:2], -1, *shape)
 
 
+class NotRepeatableError(UnsupportedModelError):
+    """A layer gave something else when it was run again."""
+
+
 class Rule:
     """How layers of some types contribute. Stateless; one instance serves all layers.
 
-    A rule overrides :meth:`rows`, or, where there is something cheaper, :meth:`pieces`.
+    A rule overrides :meth:`rows`, or, where there is something cheaper, :meth:`factors`.
     """
 
     layers: ClassVar[tuple[type[nn.Module], ...]]
     """The layer types, not their subclasses."""
     parameters: ClassVar[frozenset[str] | None] = None
     """The names of the parameters that the rule knows; None if it takes them as they come."""
+    reruns: ClassVar[bool] = False
+    """Whether it may find, after the backward pass, that a call cannot be repeated, and raise
+    :class:`NotRepeatableError`."""
     cuts: ClassVar[bool] = False
     """Whether it knows that, where one output was computed from another, the gradient of the other
     is already whole."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        given = cls.rows is not Rule.rows or cls.pieces is not Rule.pieces
+        given = cls.rows is not Rule.rows or cls.factors is not Rule.factors
         if hasattr(cls, "layers") and not given:
-            raise TypeError(f"the Gramian rule {cls.__name__} defines neither rows nor pieces")
+            raise TypeError(f"the Gramian rule {cls.__name__} defines neither rows nor factors")
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """The rows of the Jacobian, ``[n·k, *shape]`` per wanted parameter.
 
-        Only asked of rules without :meth:`pieces` of their own.
+        Only asked of rules without :meth:`factors` of their own.
         """
         raise NotImplementedError  # a rule without either cannot be defined
 
-    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
-        """The same in the cheapest form, one piece or more per parameter.
+    def factors(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Factors]:
+        """The same in the cheapest form, one factor or more per parameter.
 
         They are the rows themselves unless the rule knows better.
         """

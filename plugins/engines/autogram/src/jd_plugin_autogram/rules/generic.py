@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 from jdframework.errors import UnsupportedModelError
 
+from jd_plugin_autogram.factors import by_objective
 from jd_plugin_autogram.layout import Layout
-from jd_plugin_autogram.pieces import by_objective
 from jd_plugin_autogram.recording import Call
-from jd_plugin_autogram.rules.base import Rule, Use
+from jd_plugin_autogram.rules.base import NotRepeatableError, Rule, Use
 
 _Rows = dict[str, Tensor]
 _TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -31,6 +31,7 @@ class Generic(Rule):
     """
 
     layers: ClassVar[tuple[type[nn.Module], ...]] = ()
+    reruns: ClassVar[bool] = True
 
     def rows(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Tensor]:
         """One vector-Jacobian product of the layer per objective."""
@@ -38,6 +39,8 @@ class Generic(Rule):
         values = {names[id(p)]: p.detach() for p in wanted}
         try:
             blocks = _rows(use, values)
+        except NotRepeatableError:
+            raise
         except RuntimeError as error:
             raise UnsupportedModelError(
                 f"the layer {type(use.layer).__name__} has no rule, and cannot be run again one "
@@ -56,7 +59,8 @@ class Generic(Rule):
 
 def _rows(use: Use, values: _Rows) -> _Rows:
     """``[n·k, *shape]`` per parameter."""
-    back = vjp(_outputs(use, use.inputs, use.kwargs), values)[1]
+    outputs, back = vjp(_outputs(use, use.inputs, use.kwargs), values)[:2]
+    _check_repeated(outputs, use)
 
     def of_batch(*gradients: Tensor) -> _Rows:
         rows: _Rows = back(list(gradients))[0]
@@ -64,12 +68,31 @@ def _rows(use: Use, values: _Rows) -> _Rows:
 
     if all(layout.n == 1 for layout in use.layouts if layout is not None):
         return _mapped(of_batch, [g for g in use.gradients if g is not None])
-    found = _apart(use, values)
+    found = _per_instance(use, values)
     # What instances share may be as long as the batch is this time, and a layer may mix them.
     return found if _adds_up(found, of_batch, use) else _one_by_one(of_batch, use)
 
 
-def _apart(use: Use, values: _Rows) -> _Rows:
+def _check_repeated(outputs: Sequence[Tensor], use: Use) -> None:
+    """Refuses a layer that has state which is not seen, such as a number outside of it.
+
+    :raises NotRepeatableError: if it gives something else than in its call.
+    """
+    if not use.outputs:
+        return
+    wanted = [t for t, g in zip(use.outputs, use.gradients, strict=True) if g is not None]
+    for output, recorded in zip(outputs, wanted, strict=True):
+        low = min(output.dtype, recorded.dtype, key=lambda dtype: torch.finfo(dtype).bits)
+        expected = recorded.to(torch.promote_types(output.dtype, torch.float32))
+        error = (output.detach().to(expected.dtype) - expected).norm()
+        if bool(error > _TOLERANCE.get(low, _HALF_TOLERANCE) * expected.norm()):
+            raise NotRepeatableError(
+                f"the layer {type(use.layer).__name__} gives something else when it is run again: "
+                f"keep its state in buffers, or use engine='autojac'"
+            )
+
+
+def _per_instance(use: Use, values: _Rows) -> _Rows:
     """The rows by running the layer on each instance alone."""
     arguments, structure = pytree.tree_flatten((use.inputs, use.kwargs))
     batched = {i: s for i, a in enumerate(arguments) if (s := _by_instance(use, a)) is not None}
@@ -97,7 +120,8 @@ def _apart(use: Use, values: _Rows) -> _Rows:
 def _adds_up(found: _Rows, of_batch: Callable[..., _Rows], use: Use) -> bool:
     """Whether a weighted sum of the rows is what the whole batch gives; or nothing is finite."""
     m = len(next(iter(found.values())))
-    u = 0.5 + torch.rand(m, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    u = 0.5 + torch.rand(m, generator=generator, dtype=torch.float32, device="cpu")
     expected = of_batch(*(gradient.sum(0) for gradient in _weighted(use, u)))
     for name, rows in found.items():
         flat = rows.reshape(m, -1)
@@ -113,7 +137,7 @@ def _one_by_one(of_batch: Callable[..., _Rows], use: Use) -> _Rows:
     layout = next(layout for layout in use.layouts if layout is not None)
     k = next(len(gradient) for gradient in use.gradients if gradient is not None)
     rows = []
-    for unit in torch.eye(layout.n):
+    for unit in torch.eye(layout.n, dtype=torch.float64, device="cpu"):
         chosen = _weighted(use, unit.repeat_interleave(k))
         rows += [of_batch(*(gradient[a] for gradient in chosen)) for a in range(k)]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -125,7 +149,11 @@ def _weighted(use: Use, weights: Tensor) -> list[Tensor]:
     for gradient, layout in zip(use.gradients, use.layouts, strict=True):
         if gradient is not None and layout is not None:
             size, after = gradient.shape[layout.dim + 1], gradient.ndim - layout.dim - 2
-            places = Layout(layout.n, 0, layout.minor).split(torch.arange(size)).flatten(1)
+            places = (
+                Layout(layout.n, 0, layout.minor)
+                .split(torch.arange(size, device=gradient.device))
+                .flatten(1)
+            )
             factors = gradient.new_empty((len(gradient), size))
             by_instance = weights.to(gradient).reshape(layout.n, -1).T
             factors[:, places] = by_instance.unsqueeze(2).expand(-1, -1, places.shape[1])

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from jd_plugin_autogram.choice import ghost_is_cheaper
-from jd_plugin_autogram.pieces import Bias, Piece, Product
+from jd_plugin_autogram.cost import ghost_is_cheaper
+from jd_plugin_autogram.factors import Bias, Factors, Product
 from jd_plugin_autogram.rules.base import Rule, Use
 
 
@@ -22,18 +22,18 @@ class Linear(Rule):
     )
     parameters: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
-    def pieces(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Piece]:
+    def factors(self, use: Use, wanted: Sequence[nn.Parameter]) -> list[Factors]:
         """A product, and for the bias the sum over positions."""
         gradients, layer = use.gradient_positions(), use.layer
         product = None
-        pieces: list[Piece] = []
+        factors: list[Factors] = []
         if any(p is layer.weight for p in wanted):
             inputs = use.input_positions(use.input)
             product = Product(layer.weight, inputs, gradients)
-            pieces.append(product)
+            factors.append(product)
         if any(p is layer.bias for p in wanted):
-            pieces.append(Bias(layer.bias, gradients, product))
-        return pieces
+            factors.append(Bias(layer.bias, gradients, product))
+        return factors
 
     def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
         """All but the features."""

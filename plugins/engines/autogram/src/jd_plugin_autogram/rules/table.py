@@ -11,12 +11,17 @@ from typing import Final
 from torch import nn
 
 from jd_plugin_autogram.rules.base import Rule
-from jd_plugin_autogram.rules.conv import Convolution
-from jd_plugin_autogram.rules.embedding import Embedding, EmbeddingBag
+from jd_plugin_autogram.rules.batch_norm import BatchNorm
+from jd_plugin_autogram.rules.convolution import Convolution
+from jd_plugin_autogram.rules.embedding import Embedding
+from jd_plugin_autogram.rules.embedding_bag import EmbeddingBag
 from jd_plugin_autogram.rules.generic import Generic
+from jd_plugin_autogram.rules.group_norm import GroupNorm
+from jd_plugin_autogram.rules.instance_norm import InstanceNorm
+from jd_plugin_autogram.rules.layer_norm import LayerNorm
 from jd_plugin_autogram.rules.linear import Linear
-from jd_plugin_autogram.rules.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
-from jd_plugin_autogram.rules.recurrent import Cell, Recurrent
+from jd_plugin_autogram.rules.recurrent import Recurrent
+from jd_plugin_autogram.rules.recurrent_cell import Cell
 
 GROUP: Final = "jdframework.gramian_rules"
 """The entry-point group by which a distribution offers a rule for its own layer types."""

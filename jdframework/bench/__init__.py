@@ -1,1 +1,0 @@
-"""What a step costs on this machine, against an ordinary one: ``jd bench``, and ``benchmarks/``."""

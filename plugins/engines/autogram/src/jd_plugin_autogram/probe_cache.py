@@ -1,0 +1,63 @@
+"""A cache of what was found out about each kind of graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final, TypeAlias
+
+Place: TypeAlias = "tuple[int, bool | None] | None"
+"""The dimension along which instances lie, and whether the instance is the faster index of it, if
+that is known; None where they lie nowhere."""
+_KINDS: Final = 64
+"""How many kinds of graphs are remembered."""
+
+
+class ProbeCache:
+    """A cache of layouts, of checks that held, and of memory sizes, by kind of graph."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, list[Place]] = {}
+        self._trusted: dict[Hashable, int] = {}
+        self._sizes: dict[Hashable, int] = {}
+
+    def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
+        """A copy has seen nothing."""
+        return type(self), ()
+
+    def places(self, kind: Hashable) -> list[Place] | None:
+        """Where the instances lie in each output; None if that is not known."""
+        return self._places.get(kind)
+
+    def remember(self, kind: Hashable, places: list[Place]) -> None:
+        """For :meth:`places`."""
+        self._places[kind] = places
+        _forget_oldest(self._places)
+
+    def is_trusted(self, kind: Hashable) -> bool:
+        """Whether this step needs no check of its Gramian.
+
+        Once the first has held, the tenth, hundredth, thousandth … step are checked all the same:
+        what a loss depends on may change while the graph looks alike, as a factor that was zero.
+        """
+        steps = self._trusted.get(kind)
+        if steps is None:
+            return False
+        self._trusted[kind] = steps + 1
+        return str(steps + 1).strip("0") != "1"
+
+    def verified(self, kind: Hashable) -> None:
+        """The check of this step has held."""
+        self._trusted.setdefault(kind, 1)
+        _forget_oldest(self._trusted)
+
+    def size(self, kind: Hashable, measure: Callable[[], int]) -> int:
+        """How many bytes a step may keep, measured once."""
+        if kind not in self._sizes:
+            self._sizes[kind] = measure()
+            _forget_oldest(self._sizes)
+        return self._sizes[kind]
+
+
+def _forget_oldest(known: dict[Hashable, Any]) -> None:
+    if len(known) > _KINDS:
+        del known[next(iter(known))]
