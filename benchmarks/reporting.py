@@ -20,11 +20,14 @@ from jd_plugin_bench.timing import Ratio, Timing, machine
 RESULTS: Final = Path(__file__).parent / "results"
 
 
-def arguments(description: str | None, largest: int | None = None) -> argparse.Namespace:
+def arguments(
+    description: str | None, largest: int | None = None, dtypes: Sequence[str] = ()
+) -> argparse.Namespace:
     """``--device --quick --out``, which every script takes.
 
     :param description: What ``--help`` says first.
     :param largest: The default of ``--largest``, for scripts that have it.
+    :param dtypes: The choices of ``--dtype``, for scripts that have it; the first is the default.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda")
@@ -32,6 +35,8 @@ def arguments(description: str | None, largest: int | None = None) -> argparse.N
     parser.add_argument("--out", type=Path, help="the JSON file; by default below results/")
     if largest is not None:
         parser.add_argument("--largest", type=int, default=largest, help="up to which size")
+    if dtypes:
+        parser.add_argument("--dtype", choices=dtypes, default=dtypes[0], help="of the gradients")
     return parser.parse_args()
 
 

@@ -4,7 +4,9 @@ Two kinds of Jacobian: mild ones have 1000 columns and a common direction, hard 
 columns as rows. The residual is the method's own optimality condition, the worst over the inputs:
 UPGrad's KKT residual, MGDA's duality gap, the inequality of IMTL-G's projections, by how much
 CAGrad misses the best of both, the errors of Nash-MTL's and FairGrad's equations (where they have a
-solution); PCGrad and GradVac have none. torchjd is measured at its own settings throughout; in the
+solution); PCGrad and GradVac have none. ``--dtype float32`` gives both Gramians of single
+precision, as most training does: where gradients are dependent, its rounding makes the matrix
+indefinite, and residuals end near 1e-6. torchjd is measured at its own settings throughout; in the
 lines "UPGrad, exact" its residual is that of the problem without the ridge that it adds. Its
 Nash-MTL is given a Jacobian, as it wants, and starts from its last solution. What takes a second or
 more a call is measured in fewer rounds, and a torchjd that is predicted to take longer than can be
@@ -77,7 +79,7 @@ class Duel:
 
 def main() -> None:
     """Measures, prints, and writes JSON."""
-    given = arguments(__doc__, largest=256)
+    given = arguments(__doc__, largest=256, dtypes=("float64", "float32"))
     inputs = QUICK if given.quick else INPUTS
     sizes = {m: count for m, count in inputs.items() if m <= given.largest}
     duels = [(name, kind) for name in _duels() for kind in ("mild", "hard")]
@@ -86,19 +88,24 @@ def main() -> None:
         for name, kind in duels:
             advance(f"{name}, {kind}")
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                rows += process.submit(_fought, name, kind, sizes, given.device).result()
+                rows += process.submit(
+                    _fought, name, kind, sizes, given.device, given.dtype
+                ).result()
     show("The weights of a Gramian, ms", [_readable(row) for row in rows])
-    print(f"wrote {write('weightings', given, rows)}")
+    name = "weightings" if given.dtype == "float64" else f"weightings-{given.dtype}"
+    print(f"wrote {write(name, given, rows)}")
 
 
-def _fought(name: str, kind: str, sizes: Mapping[int, int], device: str) -> list[Mapping[str, Any]]:
+def _fought(
+    name: str, kind: str, sizes: Mapping[int, int], device: str, dtype: str
+) -> list[Mapping[str, Any]]:
     """A duel's rows; in a process of its own, or it would pay for what those before it left."""
     warnings.simplefilter("ignore")  # torchjd's solver remarks on its own settings
     duel = _duels()[name]
     rows: list[Mapping[str, Any]] = []
     theirs: dict[int, float] = {}
     for m, inputs in sizes.items():
-        figures = _measured(duel, kind, m, inputs, device, _predicted(theirs, m))
+        figures = _measured(duel, kind, m, inputs, device, dtype, _predicted(theirs, m))
         if figures["torchjd"] is not None:
             theirs[m] = figures["torchjd"].median
         rows.append({"method": name, "J": kind, "m": m} | figures)
@@ -158,8 +165,8 @@ def _duel(
     return Duel(
         ours,
         theirs,
-        lambda gramian: residual(gramian, ours(gramian)),
-        lambda gramian: residual(gramian, theirs(gramian)),
+        lambda gramian: residual(gramian.double(), ours(gramian).double()),
+        lambda gramian: residual(gramian.double(), theirs(gramian).double()),
         wanted,
     )
 
@@ -252,13 +259,13 @@ def _wanted_of_upgrad(m: int) -> float:
 
 
 def _measured(
-    duel: Duel, kind: str, m: int, inputs: int, device: str, predicted: float
+    duel: Duel, kind: str, m: int, inputs: int, device: str, dtype: str, predicted: float
 ) -> dict[str, Any]:
     contestants = {"ours": duel.ours, "theirs": duel.theirs}
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     residuals: dict[str, list[float]] = {"ours": [], "theirs": []}
     for seed in range(inputs):
-        jacobian = _jacobian(kind, m, seed)
+        jacobian = _jacobian(kind, m, seed).to(getattr(torch, dtype))
         gramian = (jacobian @ jacobian.T).to(device)
         residuals["ours"].append(duel.residual_of_ours(gramian))
         if predicted <= _PATIENCE:
@@ -333,7 +340,8 @@ def _cone_residual(gramian: Tensor, ridge: float, project: Project) -> float:
     solved = gramian / gramian.trace() + ridge * torch.eye(len(gramian)).to(gramian)
     vectors = torch.eye(len(gramian)).to(gramian) / len(gramian)
     found = project(gramian, solved, vectors)
-    return cone_residual(solved.cpu().numpy(), vectors.cpu().numpy(), found.cpu().numpy())
+    solved, vectors, found = (each.double().cpu() for each in (solved, vectors, found))
+    return cone_residual(solved.numpy(), vectors.numpy(), found.numpy())
 
 
 def _our_projections(gramian: Tensor, solved: Tensor, vectors: Tensor) -> Tensor:

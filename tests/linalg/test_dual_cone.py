@@ -129,9 +129,7 @@ def test_a_failure_is_a_solver_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(unit: Array, linear: Array, patience: int = 0) -> Array:
         return np.zeros_like(linear)
 
-    monkeypatch.setattr(
-        nonnegative, "least_squares", lambda factor, target: np.full(factor.shape[1], np.nan)
-    )
+    monkeypatch.setattr(nonnegative, "least_squares", lambda f, _: np.full(f.shape[1], np.nan))
     monkeypatch.setattr(nonnegative, "pivoted", nothing)
     conflict = torch.tensor([[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.0, 1.0]])
     with pytest.raises(SolverError, match="m = 3"):

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from jdframework.linalg import (
+    carried_precision,
     cosines,
     cross_gramian,
     generalized,
     gramian,
+    lengths,
     normalised,
     weighted_sum,
 )
+from jdframework.linalg.single import narrowed
 from jdframework.testing.strategies import REPEATABLE, gramians, jacobians
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -163,3 +166,56 @@ def test_a_value_that_is_not_finite_stays_visible(value: float) -> None:
     assert not gramian([jacobian])[0].isfinite().any()
     assert gramian([jacobian])[1, 1] == 3.0
     assert not weighted_sum([jacobian], torch.ones(2))[0][1].isfinite()
+
+
+def relative_error(found: Tensor, rows: Tensor, others: Tensor | None = None) -> float:
+    """The largest error of an inner product, relative to both rows' norms."""
+    left, right = rows.double(), (rows if others is None else others).double()
+    norms = left.norm(dim=1)[:, None] * right.norm(dim=1)
+    return float(
+        ((found.double() - left @ right.T) / torch.where(norms > 0, norms, 1.0)).abs().max()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_ten_million_columns_are_as_exact_as_ten(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.rand(2, 10**7, generator=generator) ** 4).to(dtype)
+    assert relative_error(gramian([rows]), rows) <= 1e-6
+    assert relative_error(cross_gramian([rows], [rows.flip(0)]), rows, rows.flip(0)) <= 1e-6
+    torch.testing.assert_close(lengths(rows).double(), rows.double().norm(dim=1), rtol=1e-6, atol=0)
+
+
+ENDS = ([1e-30] * 4, [1e20] * 4, [1e-30, 1.0, 1e20, 1e-5], [1e-44, 0.0, 1e37, 1e-19], [0.0] * 4)
+
+
+@pytest.mark.parametrize("scales", ENDS, ids=str)
+def test_rows_at_the_ends_of_single_precision_keep_their_digits(scales: list[float]) -> None:
+    rows = (joined(blocks(4)) * torch.tensor(scales, dtype=torch.float64)[:, None]).float()
+    parts = [rows[:, :6], rows[:, 6:]]
+    found = gramian(parts)
+    assert relative_error(found, rows) <= 1e-6
+    assert found.dtype == (torch.float64 if any(scales) else torch.float32)
+    assert carried_precision(found.double()) == torch.finfo(torch.float32).eps
+    torch.testing.assert_close(
+        lengths(rows).double(), rows.double().norm(dim=1), rtol=1e-6, atol=1e-45
+    )
+    others = joined(blocks(4, seed=1)).float()
+    crossed = cross_gramian(parts, [others[:, :6], others[:, 6:]])
+    assert relative_error(crossed, rows, others) <= 1e-6
+
+
+def test_ordinary_rows_beside_zero_ones_stay_in_single_precision() -> None:
+    rows = joined(blocks(4, dtype=torch.float32))
+    rows[1] = 0.0
+    found = gramian([rows])
+    assert found.dtype == torch.float32
+    assert not found[1].any()
+
+
+def test_inner_products_without_a_scale_keep_the_digits_that_they_had() -> None:
+    product = gramian([joined(blocks(3, dtype=torch.float32))]).double()
+    for factor in (1.0, 2.0**-200, 2.0**200):
+        found = narrowed(product * factor, (product * factor).diagonal())
+        assert found.dtype == (torch.float32 if factor == 1.0 else torch.float64)
+        assert torch.equal(found.double(), product * factor)

@@ -19,6 +19,7 @@ import jdframework as jd
 from jdframework.bases import GramianWeighting
 
 from jd_plugin_autogram import Autogram
+from jd_plugin_autogram.layout import Layout, agrees
 from jd_plugin_autogram.objectives import Instances
 
 from .truth import (
@@ -1018,3 +1019,15 @@ def test_a_convolution_that_onednn_has_no_primitive_for_takes_another_way(
     x = batch(3, 4, 6, 6)
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", without_primitive)
     assert_served(model, lambda: one(model(x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_few_numbers_that_lie_otherwise_than_the_rest_are_noticed(dtype: torch.dtype) -> None:
+    # Frames are folded into the batch, of which the first tokens are taken for the instances'.
+    plain = batch(24, 5, 3, dtype=dtype)
+    plain[:, 0] *= 1e-3
+    factors = torch.linspace(0.5, 1.5, 4, dtype=dtype)
+    scaled = plain * factors.repeat_interleave(6)[:, None, None]
+    assert agrees(Layout(4), plain, scaled, factors)
+    scaled[:4, 0] = plain[:4, 0] * factors[:, None]
+    assert not agrees(Layout(4), plain, scaled, factors)
