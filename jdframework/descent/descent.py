@@ -327,7 +327,7 @@ class Descent(nn.Module):
             given = finite_ones(given)
         if not self._weights_are_fixed:
             check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
-        self._oversights.look(losses, shared_modules.trained(self._shared))
+        self._oversights.look(losses, self._shared)
         self._check_order(given.names if isinstance(losses, Mapping) else None)
         check_differentiable(given)
         method = weighting_of(self.method)

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from jdframework.autograd.modules import trained
 
 _UNMOVED: Final = 3
 """How often the model must have changed while what the method learns has not."""
@@ -25,14 +27,14 @@ class Oversights:
         self._versions: tuple[int, int] | None = None
         self._unmoved = 0
 
-    def look(self, losses: object, shared: Sequence[Tensor]) -> None:
+    def look(self, losses: object, modules: Sequence[nn.Module]) -> None:
         """Looks at a step before it is taken.
 
         :param losses: As the user gave them.
-        :param shared: The parameters that the objectives share.
+        :param modules: Those whose parameters the objectives share.
         """
         self._look_for_one_objective(losses)
-        self._look_for_weights_that_stay(shared)
+        self._look_for_weights_that_stay(modules)
 
     def _look_for_one_objective(self, losses: object) -> None:
         """A tensor without dimensions is one objective, whatever it was the mean of."""
@@ -48,12 +50,13 @@ class Oversights:
             stacklevel=4,
         )
 
-    def _look_for_weights_that_stay(self, shared: Sequence[Tensor]) -> None:
+    def _look_for_weights_that_stay(self, modules: Sequence[nn.Module]) -> None:
         """An optimizer changes a tensor's version, however small its step."""
         if self._said_unmoved:
             return
         learned = [p for p in self._method.parameters() if p.requires_grad and p.grad is not None]
-        if not learned or not shared:
+        shared = trained(modules) if learned else []
+        if not shared:
             return
         now = shared[0]._version, sum(p._version for p in learned)
         before, self._versions = self._versions, now
