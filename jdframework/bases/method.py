@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from jdframework.bases.device import initial_device
+from jdframework.bases.places import NamedPlaces
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import ConfigError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from jdframework.protocols.names import Kind, Need
 
 
-class BaseMethod(nn.Module):
+class BaseMethod(NamedPlaces):
     """Base of every method: settings as keywords, validated by the class's ``Config``.
 
     A subclass sets ``Config`` (and annotates ``config`` with it for type checkers) and ``paper``.

@@ -170,6 +170,8 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     if method is not None:
         check_one_rank(method.name, process_group)
     names = list(losses) if isinstance(losses, Mapping) else None
+    if names is not None and method is not None:
+        check_names(method, tuple(map(str, names)))
     outputs = checked_outputs(losses, "losses", grad_tensors)
     starts = checked_grad_tensors(of_tasks(grad_tensors, names, "grad_tensors"), outputs)
     through = checked_features(features)
