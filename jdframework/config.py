@@ -201,6 +201,14 @@ def _to_write(config_class: type[Config], name: str, field: str) -> str:
     known = config_class.model_fields.get(field)
     if known is None or not known.examples:
         return ""
-    example = known.examples[0]
-    written = f'"{example}"' if isinstance(example, str) else repr(example)
-    return f': write jd.Descent(model, "{name}", {field}={written}), for instance'
+    call = f'jd.Descent(model, "{name}", {field}={as_code(known.examples[0])})'
+    return f": write {call}, for instance"
+
+
+def as_code(value: object) -> str:
+    """A setting's value as one writes it.
+
+    >>> print(as_code("upgrad"), as_code([0.7, 0.3]))
+    "upgrad" [0.7, 0.3]
+    """
+    return f'"{value}"' if isinstance(value, str) else repr(value)
