@@ -21,6 +21,7 @@ from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
+from jdframework.bases.places import check_names
 from jdframework.descent.arguments import (
     Inputs,
     Outputs,
