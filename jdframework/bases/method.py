@@ -72,14 +72,17 @@ class BaseMethod(Configured, NamedPlaces):
         :raises ConfigError: if it has not one value for each of the ``m`` objectives.
         """
         values = self.get_buffer(name)
+        of_losses = "" if shape is None else f", of losses of shape {list(shape)}"
+        if values.numel() != m:
+            own = "" if values.ndim == 1 else f" in the shape {list(values.shape)}"
+            raise ConfigError(
+                f"{self.name}: {name} has {values.numel()} values{own}, but there are {m} "
+                f"objectives{of_losses}"
+            )
         if shape is not None and values.shape not in (tuple(shape), (m,)):
             raise ConfigError(
-                f"{self.name}: {name} has {values.numel()} values, of shape {list(values.shape)}, "
-                f"but there are {m} objectives: the losses have the shape {list(shape)}"
-            )
-        if values.numel() != m:
-            raise ConfigError(
-                f"{self.name}: {name} has {values.numel()} values, but there are {m} objectives"
+                f"{self.name}: {name} has the shape {list(values.shape)}, but the losses have the "
+                f"shape {list(shape)}: give it that one, or a plain list"
             )
         return values.flatten().to(device=like.device, dtype=like.dtype, copy=True)
 

@@ -52,9 +52,9 @@ def test_every_parameter_is_shown_with_type_default_bounds_and_description(jd: C
 
 
 def test_a_required_parameter_says_so_and_is_in_the_example(jd: Command) -> None:
-    out = jd("show", "uw").out
+    out = jd("show", "constant").out
     assert "required" in out
-    assert 'jd.Descent(model, "uw", shape=2)' in out
+    assert 'jd.Descent(model, "constant", weights=[0.7, 0.3])' in out
 
 
 def test_a_trainable_method_says_where_its_parameters_go(jd: Command) -> None:

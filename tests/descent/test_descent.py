@@ -197,7 +197,7 @@ class TestChoice:
         [
             (lambda m: jd.Descent(m, "upgradd"), jd.UnknownNameError, "did you mean 'upgrad'"),
             (lambda m: jd.Descent(m, "autojac"), jd.UnknownNameError, "is an engine, not a method"),
-            (lambda m: jd.Descent(m, "uw"), jd.ConfigError, "uw needs the setting 'shape'"),
+            (lambda m: jd.Descent(m, "krum"), jd.ConfigError, r"\"krum\", n_byzantine=0\), for"),
             (lambda m: jd.Descent(m, "mgda", engine="fast"), jd.UnknownNameError, "no engine is"),
             (lambda m: jd.Descent(m, "mgda", on_nonfinite="no"), jd.ConfigError, "'raise', 'skip'"),
             (lambda m: jd.Descent([], "mgda"), jd.ConfigError, "an empty sequence"),

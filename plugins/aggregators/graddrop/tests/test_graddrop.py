@@ -136,7 +136,7 @@ def test_a_leak_of_another_length_is_refused_with_both_numbers(m: int) -> None:
         jd.aggregator("graddrop", leak=LEAK)(torch.ones(m, 5))
 
 
-@pytest.mark.parametrize("leak", [[0.5, 1.5], [-0.1], [float("nan")], "half", 0.5])
+@pytest.mark.parametrize("leak", [[0.5, 1.5], [-0.1], [float("nan")], "half", 1.5])
 def test_what_are_no_shares_is_refused(leak: object) -> None:
     with pytest.raises(jd.ConfigError, match="graddrop: leak"):
         jd.aggregator("graddrop", leak=leak)

@@ -7,7 +7,7 @@ import torch
 
 import jdframework as jd
 
-from jd_plugin_report.contestants import contestants
+from jd_plugin_report.contestants import contestants, settings_by_method
 
 
 def test_every_unusable_name_is_reported_at_once() -> None:
@@ -27,9 +27,9 @@ def test_a_name_is_taken_once_in_any_spelling_and_the_order_stays() -> None:
     assert [contestant.name for contestant in found] == ["upgrad", "imtl-l"]
 
 
-def test_a_scalarizer_with_one_value_per_loss_is_made_for_two() -> None:
+def test_a_scalarizer_that_learns_needs_no_settings() -> None:
     (uw,) = contestants(["uw"])
-    assert (uw.kind, uw.settings) == ("scalarizer", {"shape": 2})
+    assert (uw.kind, uw.settings) == ("scalarizer", {})
 
 
 def test_a_name_of_two_kinds_is_what_a_descent_makes_of_it() -> None:
@@ -52,6 +52,10 @@ def test_settings_for_a_method_that_is_not_there_are_refused() -> None:
         contestants(["sum"], {"uw": {}})
 
 
-def test_the_number_of_objectives_is_handed_on() -> None:
-    (uw,) = contestants(["uw"], m=5)
-    assert uw.settings == {"shape": 5}
+def test_settings_on_the_command_line_are_json_by_method() -> None:
+    given = settings_by_method('{"constant": {"weights": [0.7, 0.3]}}')
+    (found,) = contestants(["constant"], given)
+    assert found.settings == {"weights": [0.7, 0.3]}
+    for wrong in ("weights", "[1]", '{"constant": 1}'):
+        with pytest.raises(jd.JDError, match=r"--settings is n.*as in --settings '\{\"constant\""):
+            settings_by_method(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -67,7 +68,7 @@ def test_another_number_of_objectives_is_refused_with_both_numbers(m: int) -> No
         jd.scalarizer("constant", weights=WEIGHTS)(torch.ones(m))
 
 
-@pytest.mark.parametrize("weights", [[], "heavy", [[1.0]], [None], None])
+@pytest.mark.parametrize("weights", [[], "heavy", [[1.0], [1.0, 2.0]], [None], None])
 def test_what_are_no_weights_is_refused(weights: object) -> None:
     with pytest.raises(jd.ConfigError, match="constant: weights"):
         jd.weighting("constant", weights=weights)
@@ -105,3 +106,35 @@ def test_torchjd_gives_the_same() -> None:
     torch.testing.assert_close(
         jd.scalarizer("constant", weights=weights)(losses), scalarization.Constant(weights)(losses)
     )
+
+
+@pytest.mark.parametrize("kind", [jd.weighting, jd.scalarizer])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (1, 2, 2)])
+def test_weights_of_the_losses_shape_are_as_good_as_a_list(kind: Any, shape: Any) -> None:
+    weights = torch.rand(shape) + 0.5
+    of = torch.rand(shape) if kind is jd.scalarizer else torch.eye(weights.numel())
+    expected = kind("constant", weights=weights.flatten().tolist())(of)
+    for given in (weights, weights.tolist(), weights.numpy()):
+        method = kind("constant", weights=given)
+        torch.testing.assert_close(method(of), expected)
+        again = type(method)(**json.loads(method.config.model_dump_json()))
+        assert again.config == method.config
+        torch.testing.assert_close(again(of), expected)
+
+
+def test_weights_and_losses_of_two_shapes_are_refused_with_both() -> None:
+    method = jd.scalarizer("constant", weights=torch.ones(2, 3))
+    with pytest.raises(jd.ConfigError, match=r"shape \[2, 3\], but the losses have .*\[3, 2\]"):
+        method(torch.ones(3, 2))
+    with pytest.raises(jd.ConfigError, match=r"6 values in the shape \[2, 3\].* 8 .*\[2, 4\]"):
+        method(torch.ones(2, 4))
+    with pytest.raises(jd.ConfigError, match=r"shape \[\], but the losses have the shape \[1\]"):
+        jd.scalarizer("constant", weights=1.0)(torch.ones(1))
+
+
+def test_a_step_takes_weights_of_the_losses_shape() -> None:
+    model = torch.nn.Linear(2, 4)
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    descent = jd.Descent(model, "constant", weights=weights)
+    step = descent.backward(model(torch.ones(1, 2)).reshape(2, 2))
+    torch.testing.assert_close(step.weights, weights.flatten())

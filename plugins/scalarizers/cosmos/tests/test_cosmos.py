@@ -94,12 +94,15 @@ def test_drawn_weights_may_be_assigned_between_two_calls() -> None:
         torch.testing.assert_close(method(losses), expected)
 
 
-@pytest.mark.parametrize("setting", ["lambda_", "weights"])
-def test_lambda_and_the_weights_are_asked_for(setting: str) -> None:
-    given = {"lambda_": 5.0, "weights": WEIGHTS}
-    del given[setting]
-    with pytest.raises(jd.ConfigError, match=f"cosmos needs the setting '{setting}'"):
-        jd.scalarizer("cosmos", **given)
+def test_lambda_is_asked_for() -> None:
+    with pytest.raises(jd.ConfigError, match="cosmos needs the setting 'lambda_'"):
+        jd.scalarizer("cosmos", weights=WEIGHTS)
+
+
+def test_without_weights_none_is_preferred() -> None:
+    losses = torch.tensor([1.0, 2.0, 4.0])
+    equal = jd.scalarizer("cosmos", lambda_=2, weights=[1 / 3] * 3)(losses)
+    torch.testing.assert_close(jd.scalarizer("cosmos", lambda_=2)(losses), equal)
 
 
 @pytest.mark.parametrize("lambda_", [-1, float("nan"), float("inf"), "large", None])
@@ -109,7 +112,7 @@ def test_an_impossible_lambda_is_refused(lambda_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")], "high", None]
+    "weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")], "high"]
 )
 def test_what_is_no_preference_is_refused(weights: object) -> None:
     with pytest.raises(jd.ConfigError, match="cosmos: weights"):

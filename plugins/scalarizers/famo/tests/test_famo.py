@@ -19,6 +19,10 @@ class TestFAMO(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "famo", "shape": 3}
 
 
+class TestFAMOWithoutAShape(ScalarizerSuite):
+    spec: ClassVar[Mapping[str, Any]] = {"name": "famo"}
+
+
 class TestFAMOWithBounds(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {
         "name": "famo",
@@ -170,11 +174,6 @@ def test_losses_of_another_shape_are_refused_after_the_update_too() -> None:
     method(torch.ones(3))
     with pytest.raises(ValueError, match=r"losses of shape \[3\], but was given losses of shape"):
         method.after_update(torch.ones(2))
-
-
-def test_the_shape_is_asked_for() -> None:
-    with pytest.raises(jd.ConfigError, match="famo needs the setting 'shape'"):
-        jd.scalarizer("famo")
 
 
 @pytest.mark.parametrize(

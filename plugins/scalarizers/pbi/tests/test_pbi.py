@@ -147,12 +147,10 @@ def test_descent_trains_towards_the_direction() -> None:
     assert second / first == pytest.approx(3.0, abs=0.3)
 
 
-@pytest.mark.parametrize("setting", ["theta", "weights"])
-def test_theta_and_the_weights_are_asked_for(setting: str) -> None:
-    given = {"theta": 5.0, "weights": WEIGHTS}
-    del given[setting]
-    with pytest.raises(jd.ConfigError, match=f"pbi needs the setting '{setting}'"):
-        jd.scalarizer("pbi", **given)
+def test_the_papers_penalty_and_no_preference_are_the_defaults() -> None:
+    losses = torch.tensor([1.0, 2.0, 4.0])
+    equal = jd.scalarizer("pbi", theta=5, weights=[1.0, 1.0, 1.0])(losses)
+    torch.testing.assert_close(jd.scalarizer("pbi")(losses), equal)
 
 
 @pytest.mark.parametrize("theta", [-1, float("nan"), float("inf"), "large", None])
@@ -162,7 +160,7 @@ def test_an_impossible_theta_is_refused(theta: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")], "high", None]
+    "weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf")], "high"]
 )
 def test_what_is_no_direction_is_refused(weights: object) -> None:
     with pytest.raises(jd.ConfigError, match="pbi: weights"):

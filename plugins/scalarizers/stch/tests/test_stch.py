@@ -87,9 +87,8 @@ def test_weights_and_reference_are_no_state() -> None:
     assert jd.scalarizer("stch", mu=1, weights=WEIGHTS, reference=IDEAL).state_dict() == {}
 
 
-def test_mu_is_asked_for() -> None:
-    with pytest.raises(jd.ConfigError, match="stch needs the setting 'mu'"):
-        jd.scalarizer("stch")
+def test_mu_is_the_authors_by_default() -> None:
+    assert jd.scalarizer("stch").config.mu == 0.01
 
 
 @pytest.mark.parametrize("mu", [0, -1, float("nan"), float("inf"), "smooth", None])

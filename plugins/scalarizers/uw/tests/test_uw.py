@@ -18,6 +18,10 @@ class TestUW(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "uw", "shape": 3}
 
 
+class TestUWWithoutAShape(ScalarizerSuite):
+    spec: ClassVar[Mapping[str, Any]] = {"name": "uw"}
+
+
 class TestUWOfAMatrix(ScalarizerSuite):
     spec: ClassVar[Mapping[str, Any]] = {"name": "uw", "shape": (2, 3)}
 
@@ -79,12 +83,7 @@ def test_negative_losses_are_served() -> None:
     assert value_at(torch.zeros(2), torch.tensor([-1.0, -3.0])).item() == -2.0
 
 
-def test_the_shape_is_asked_for() -> None:
-    with pytest.raises(jd.ConfigError, match="uw needs the setting 'shape'"):
-        jd.scalarizer("uw")
-
-
-@pytest.mark.parametrize("shape", [0, -1, (2, 0), "three", 1.5, None])
+@pytest.mark.parametrize("shape", [0, -1, (2, 0), "three", 1.5])
 def test_an_impossible_shape_is_refused(shape: object) -> None:
     with pytest.raises(jd.ConfigError, match="uw: shape"):
         jd.scalarizer("uw", shape=shape)

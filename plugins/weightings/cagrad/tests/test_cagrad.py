@@ -171,7 +171,6 @@ def test_rescaling_divides_the_update(rescale: str, divisor: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "cagrad needs the setting 'c'"),
         ({"c": -0.1}, "c = -0.1"),
         ({"c": float("nan")}, "c = nan"),
         ({"c": 0.5, "rescale": 1}, "rescale = 1"),

@@ -154,7 +154,6 @@ def test_an_extreme_alpha_is_solved_or_is_a_solver_error(alpha: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "fairgrad needs the setting 'alpha'"),
         ({"alpha": -1.0}, "alpha = -1.0"),
         ({"alpha": float("nan")}, "alpha = nan"),
         ({"alpha": float("inf")}, "alpha = inf"),
