@@ -24,7 +24,7 @@ def losses_of(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("method", ["upgrad", "uw"])
 def test_one_scalar_is_said_to_be_plain_training(method: str, settings: dict[str, Any]) -> None:
     model = nn.Linear(3, 2)
-    config = {"shape": ()} if method == "uw" else {}
+    config: dict[str, Any] = {"shape": ()} if method == "uw" else {}
     descent = jd.Descent(model, method, **settings, **config)
     with pytest.warns(UserWarning, match="reduction='none'"):
         descent.backward(losses_of(model).mean())
