@@ -117,7 +117,10 @@ class StateRollback(Rollback):
         """Puts it back."""
         for owner, name, tensor, copied in self._before:
             if tensor is not None and copied is not None:
-                tensor.copy_(copied)
+                if tensor.shape == copied.shape:
+                    tensor.copy_(copied)
+                else:  # a parameter that the body gave its shape, and that is empty again
+                    tensor.data = copied
             setattr(owner, name, tensor)
         for owner, state in self._extra:
             owner.set_extra_state(state)

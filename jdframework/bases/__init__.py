@@ -10,7 +10,8 @@ from jdframework.bases.losses import losses_for
 from jdframework.bases.memory import Remembering
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
 from jdframework.bases.preference import PreferenceConfig, Preferring
-from jdframework.bases.scalarizer import Scalarizer, ShapedConfig, TrainableScalarizer
+from jdframework.bases.scalarizer import Scalarizer, TrainableScalarizer
+from jdframework.bases.shaped import Shaped, ShapedConfig
 from jdframework.bases.tracking import Tracking
 from jdframework.bases.weighting import GramianWeighting, JacobianWeighting, Weighting
 from jdframework.bases.wrapper import WeightingWrapper, Wrapper, WrapperConfig
@@ -33,6 +34,7 @@ __all__ = [
     "Remembering",
     "Scalarizer",
     "SeededConfig",
+    "Shaped",
     "ShapedConfig",
     "Tracking",
     "TrainableScalarizer",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jdframework.bases.device import initial_device
 from jdframework.bases.places import NamedPlaces
-from jdframework.config import Config, Paper, validated
+from jdframework.config import Config, Nested, Paper, validated
 from jdframework.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class BaseMethod(NamedPlaces):
         given = self.config.model_dump(exclude_defaults=True)
         return ", ".join(f"{field}={value!r}" for field, value in given.items())
 
-    def register_constant(self, name: str, values: Sequence[float] | None) -> None:
+    def register_constant(self, name: str, values: Nested | None) -> None:
         """Keeps a setting as a float64 buffer that follows ``.to(device)`` but is not state.
 
         :param name: The buffer's name.
@@ -74,20 +74,28 @@ class BaseMethod(NamedPlaces):
         )
         self.register_buffer(name, constant, persistent=False)
 
-    def constant(self, name: str, m: int, like: Tensor) -> Float[Tensor, " m"]:
+    def constant(
+        self, name: str, m: int, like: Tensor, shape: Sequence[int] | None = None
+    ) -> Float[Tensor, " m"]:
         """What :meth:`register_constant` keeps, in the dtype and on the device of ``like``.
 
         :param name: The buffer's, and the setting's.
         :param m: The number of objectives.
         :param like: A tensor of any shape.
+        :param shape: The losses', where it is known: what is no plain list has to have it.
         :raises ConfigError: if it has not one value for each of the ``m`` objectives.
         """
         values = self.get_buffer(name)
-        if values.shape != (m,):
+        if shape is not None and values.shape not in (tuple(shape), (m,)):
+            raise ConfigError(
+                f"{self.name}: {name} has {values.numel()} values, of shape {list(values.shape)}, "
+                f"but there are {m} objectives: the losses have the shape {list(shape)}"
+            )
+        if values.numel() != m:
             raise ConfigError(
                 f"{self.name}: {name} has {values.numel()} values, but there are {m} objectives"
             )
-        return values.to(device=like.device, dtype=like.dtype, copy=True)
+        return values.flatten().to(device=like.device, dtype=like.dtype, copy=True)
 
 
 def made_up_name(cls: type) -> str:

@@ -9,14 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from jdframework.bases.method import BaseMethod
-from jdframework.config import Config, Vector
+from jdframework.config import Config, PerLoss
 
 
 class PreferenceConfig(Config):
     """Settings of a method that takes preferences."""
 
-    pref_vector: Vector | None = Field(
-        None, description="One preference per objective; 1/m each when None."
+    pref_vector: PerLoss | None = Field(
+        None,
+        description="One preference per objective, also in the losses' shape; 1/m each when None.",
     )
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from jdframework.bases.device import initial_device
 from jdframework.bases.method import BaseMethod
+from jdframework.bases.shaped import Shaped
 from jdframework.bases.weighting import at_least_float32, check_floating
-from jdframework.config import Config
 from jdframework.protocols.names import Kind, Need
 
 
@@ -39,9 +36,7 @@ class Scalarizer(BaseMethod, ABC):
         :param losses: Values of any shape, at least one, any floating dtype.
         :raises ValueError: if there is none, or they are not of floating dtype.
         """
-        check_floating(self, losses)
-        if not losses.numel():
-            raise ValueError(f"{self.name} needs at least one loss, but was given none")
+        self.check(losses)
         value = super().__call__(losses.to(at_least_float32(losses.dtype)))
         if not isinstance(value, Tensor) or value.ndim:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -50,62 +45,58 @@ class Scalarizer(BaseMethod, ABC):
             )
         return value.to(losses.dtype)
 
+    def check(self, losses: Float[Tensor, "..."], /) -> None:
+        """Refuses what no scalarizer takes, before :meth:`forward` sees it.
+
+        :param losses: As they were given.
+        :raises ValueError: if there is none, or they are not of floating dtype.
+        """
+        check_floating(self, losses)
+        if not losses.numel():
+            raise ValueError(f"{self.name} needs at least one loss, but was given none")
+
+    def preference(self, name: str, losses: Float[Tensor, "..."]) -> Float[Tensor, " m"]:
+        """A setting with one number per loss, in the order of ``losses.flatten()``.
+
+        :param name: That of a constant (:meth:`register_constant`), which is 1/m each if None.
+        :param losses: Those to weigh.
+        :raises ConfigError: if it is neither a list of ``m`` nor of the losses' shape.
+        """
+        m = losses.numel()
+        if getattr(self, name) is None:
+            return losses.new_full((m,), 1 / m)
+        return self.constant(name, m, losses, losses.shape)
+
     @abstractmethod
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """The method's mathematics, of ``losses`` of any shape."""
 
 
-_MOST: Final = 10**9
-"""Of losses, each of which takes some bytes."""
-
-
-class ShapedConfig(Config):
-    """Settings of a scalarizer that keeps one value per loss."""
-
-    shape: tuple[int, ...] = Field(description="Shape of the losses, as an int or a tuple of ints.")
-
-    @field_validator("shape", mode="before")
-    @classmethod
-    def _int_is_one_dimension(cls, shape: Any) -> Any:
-        return (shape,) if isinstance(shape, int) else shape
-
-    @field_validator("shape")
-    @classmethod
-    def _positive(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if any(size < 1 for size in shape):
-            raise ValueError("every dimension must be at least 1")
-        if math.prod(shape) > _MOST:
-            raise ValueError(f"at most {_MOST} losses are possible")
-        return shape
-
-
-class TrainableScalarizer(Scalarizer):
+class TrainableScalarizer(Shaped, Scalarizer):
     """Base of a scalarizer with one trainable value ``s`` per loss, zero at the start.
 
-    Give ``parameters()`` to the optimizer, without weight decay.
+    Give ``parameters()`` to the optimizer, without weight decay, before or after the first call.
+    Without the setting ``shape``, ``s`` is empty until that call; ``torch.optim.Adagrad``, which
+    wants to know the shape when it is made, needs the setting.
     """
 
     trainable: ClassVar[bool] = True
-    Config: ClassVar[type[Any]] = ShapedConfig
+    per_loss: ClassVar[tuple[str, ...]] = ("s",)
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.s = nn.Parameter(torch.zeros(self.config.shape, device=initial_device()))
+        self.s = nn.Parameter(self.initial())
 
-    def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
-        """The scalar, differentiable in the losses and in ``s``.
+    def check(self, losses: Float[Tensor, "..."], /) -> None:
+        """Takes the shape of the first losses, and refuses others.
 
-        :param losses: Values of the configured shape.
-        :raises ValueError: if their shape is another.
+        :param losses: Values of the configured shape, or of any.
+        :raises ValueError: if they have another shape than ``s``.
         """
-        if losses.shape != self.s.shape:
-            raise ValueError(
-                f"{self.name} was made for losses of shape {list(self.s.shape)}, "
-                f"but was given losses of shape {list(losses.shape)}"
-            )
-        return super().__call__(losses)
+        super().check(losses)
+        self.take_shape(losses.shape, losses.device)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Puts every ``s`` back to zero."""
+        """Puts every ``s`` back to zero; the shape stays, as an optimizer may know it."""
         self.s.zero_()

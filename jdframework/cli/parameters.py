@@ -70,7 +70,8 @@ def _type(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if options := _options(field):
         return " or ".join(dict.fromkeys(_type(option, definitions) for option in options))
     if field.get("type") == "array":
-        return f"list of {_type(field.get('items', {}), definitions)}"
+        items = field.get("items")
+        return f"list of {_type(items, definitions)}" if items else "list"
     return _TYPES.get(field.get("type", ""), "anything")
 
 

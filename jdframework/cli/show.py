@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,18 +13,13 @@ from rich.text import Text
 
 from jdframework.cli import completion, console
 from jdframework.cli.parameters import Parameter, parameters
+from jdframework.config import as_code
 from jdframework.protocols.names import Kind
 
 if TYPE_CHECKING:
     from jdframework.config import Paper
     from jdframework.registry import Method
 
-_EXAMPLE_VALUES: Final = {
-    "shape": "2",
-    "inner": '"upgrad"',
-    "n_byzantine": "0",
-    "trim_number": "0",
-}
 _EXAMPLE_VALUES_BY_TYPE: Final = {
     "int": "1",
     "float": "1.0",
@@ -63,7 +58,10 @@ def example(method: Method, kind: Kind, settings: Sequence[Parameter]) -> str:
     if kind == "engine":
         made = f'descent = jd.Descent(model, "upgrad", engine="{method.name}")'
         return f"{made}\nstep = descent.backward(losses)"
-    required = "".join(f", {p.name}={_example_value(p)}" for p in settings if p.required)
+    described = method.config_schema["properties"]
+    required = "".join(
+        f", {p.name}={_example_value(p, described[p.name])}" for p in settings if p.required
+    )
     lines = [f'descent = jd.Descent(model, "{method.name}"{required})']
     if method.trainable:
         lines.append(
@@ -85,9 +83,10 @@ def _batches(method: Method, cls: Any) -> str:
     return f", independent={'(second_losses, third_losses)' if two else 'other_losses'}"
 
 
-def _example_value(parameter: Parameter) -> str:
-    by_type = _EXAMPLE_VALUES_BY_TYPE.get(parameter.type, "…")
-    return _EXAMPLE_VALUES.get(parameter.name, by_type)
+def _example_value(parameter: Parameter, described: Mapping[str, Any]) -> str:
+    if "examples" in described:
+        return as_code(described["examples"][0])
+    return _EXAMPLE_VALUES_BY_TYPE.get(parameter.type, "…")
 
 
 def _as_json(method: Method, kind: Kind, settings: Sequence[Parameter]) -> dict[str, Any]:

@@ -331,7 +331,7 @@ class Descent(nn.Module):
             given = finite_ones(given)
         if not self._weights_are_fixed:
             check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
-        self._oversights.look(losses, shared_modules.trained(self._shared))
+        self._oversights.look(losses, self._shared)
         if isinstance(losses, Mapping):
             check_names(self.method, given.names)
         check_differentiable(given)

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from jdframework.autograd.modules import trained
 from jdframework.bases import WeightedSum, Wrapper
 
 _UNMOVED: Final = 3
@@ -49,15 +50,15 @@ class Oversights:
         """
         self._awaited.discard(report)
 
-    def look(self, losses: object, shared: Sequence[Tensor]) -> None:
+    def look(self, losses: object, modules: Sequence[nn.Module]) -> None:
         """Looks at a step before it is taken.
 
         :param losses: As the user gave them.
-        :param shared: The parameters that the objectives share.
+        :param modules: Those whose parameters the objectives share.
         """
         self._look_for_one_objective(losses)
-        self._look_for_weights_that_stay(shared)
-        self._look_for_after_update(shared)
+        self._look_for_weights_that_stay(modules)
+        self._look_for_after_update(modules)
         self._look_for_end_epoch()
 
     def _look_for_one_objective(self, losses: object) -> None:
@@ -74,12 +75,13 @@ class Oversights:
             stacklevel=4,
         )
 
-    def _look_for_weights_that_stay(self, shared: Sequence[Tensor]) -> None:
+    def _look_for_weights_that_stay(self, modules: Sequence[nn.Module]) -> None:
         """An optimizer changes a tensor's version, however small its step."""
         if self._said_unmoved:
             return
         learned = [p for p in self._method.parameters() if p.requires_grad and p.grad is not None]
-        if not learned or not shared:
+        shared = trained(modules) if learned else []
+        if not shared:
             return
         now = shared[0]._version, sum(p._version for p in learned)
         before, self._versions = self._versions, now
@@ -95,9 +97,10 @@ class Oversights:
                 stacklevel=4,
             )
 
-    def _look_for_after_update(self, shared: Sequence[Tensor]) -> None:
+    def _look_for_after_update(self, modules: Sequence[nn.Module]) -> None:
         """Updates, and no word of the losses after them."""
-        if "after_update" not in self._awaited or not shared:
+        shared = trained(modules) if "after_update" in self._awaited else []
+        if not shared:
             return
         before, self._version = self._version, shared[0]._version
         self._changes += before is not None and self._version != before

@@ -40,9 +40,8 @@ class ScalarizerSuite(MethodSuite):
 
     def shapes_to_test(self) -> tuple[tuple[int, ...], ...]:
         """The configured shape if there is one, :attr:`shapes` otherwise."""
-        if "shape" in self.implementation().Config.model_fields:
-            return (tuple(self.make().config.shape),)
-        return self.shapes
+        shape = getattr(self.make().config, "shape", None)
+        return self.shapes if shape is None else (tuple(shape),)
 
     def losses_after(self, method: Any, sample: Tensor) -> Tensor:
         """Losses somewhat below those of the step."""
@@ -89,6 +88,7 @@ class ScalarizerSuite(MethodSuite):
         if self.stops_gradient:
             pytest.skip("not applicable: the method takes its weights for constants")
         method = self.make().double()
+        method(self.sample())  # whereupon parameters have the losses' shape
         names = [name for name, _ in method.named_parameters()]
         parameters = [p.detach().clone().requires_grad_() for p in method.parameters()]
 
@@ -142,11 +142,16 @@ class ScalarizerSuite(MethodSuite):
             self.make()(torch.ones(0))
 
     def test_another_shape_than_the_configured_one_is_refused(self) -> None:
-        """Where the shape is a setting, losses of another raise ``ValueError`` naming both."""
+        """Where the shape is a setting, losses of another raise ``ValueError`` naming both.
+
+        If it is None, the first losses tell it.
+        """
         if "shape" not in self.implementation().Config.model_fields:
             pytest.skip("not applicable: the shape is no setting")
         method = self.make()
         shape = self.shapes_to_test()[0]
+        if method.config.shape is None:
+            method(_losses(shape))
         for wrong in [(*shape, 1), (shape[0] + 1, *shape[1:]) if shape else (2,)]:
             with pytest.raises(ValueError, match=r"shape") as refusal:
                 method(torch.ones(wrong))

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from jdframework.bases import Aggregator, Randomised, SeededConfig
-from jdframework.config import Paper, Vector
+from jdframework.config import Nested, Paper, PerLoss, flattened
 
 __all__ = ["GradDrop", "GradDropConfig"]
 
@@ -40,7 +40,7 @@ class GradDropConfig(SeededConfig):
         "'identity', or 'majority', which keeps the sign with the larger sum, and draws only "
         "where both are equal.",
     )
-    leak: Vector | None = Field(
+    leak: PerLoss | None = Field(
         None,
         description="One number from 0 to 1 per objective: the share of its gradient that is "
         "never dropped; 0 each when None.",
@@ -48,8 +48,8 @@ class GradDropConfig(SeededConfig):
 
     @field_validator("leak")
     @classmethod
-    def _shares(cls, leak: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if leak is not None and not all(0.0 <= share <= 1.0 for share in leak):
+    def _shares(cls, leak: Nested | None) -> Nested | None:
+        if leak is not None and not all(0.0 <= share <= 1.0 for share in flattened(leak)):
             raise ValueError("every value must be from 0 to 1")
         return leak
 

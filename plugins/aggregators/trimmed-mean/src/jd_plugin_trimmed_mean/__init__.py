@@ -23,6 +23,7 @@ class TrimmedMeanConfig(Config):
         ge=0,
         description="t: how many of the largest and of the smallest values of each coordinate are "
         "left out. Needs 2 t + 1 objectives.",
+        examples=[0],
     )
 
 

@@ -31,6 +31,10 @@ def demo(
             autocompletion=completion.method_lists,
         ),
     ] = "sum,uw,mgda,upgrad",
+    settings: Annotated[
+        str,
+        typer.Option(help='Settings by method, as JSON: {"constant": {"weights": [0.7, 0.3]}}.'),
+    ] = "{}",
     quick: Annotated[
         bool, typer.Option("--quick", help="Train only a little: less than 30 seconds in all.")
     ] = False,
@@ -53,10 +57,11 @@ def demo(
     with console.errors().status("Loading torch, the plugins and the scans"):
         from jd_plugin_demo import report
         from jd_plugin_demo.comparison import compare
-        from jd_plugin_report.contestants import contestants
+        from jd_plugin_report.contestants import contestants, settings_by_method
         from jd_plugin_report.folder import prepare
 
-        chosen = contestants([name.strip() for name in methods.split(",") if name.strip()])
+        names = [name.strip() for name in methods.split(",") if name.strip()]
+        chosen = contestants(names, settings_by_method(settings))
     prepare(out)
     setting = _setting(quick, epochs, seed)
     with _progress(chosen, setting) as on_progress:

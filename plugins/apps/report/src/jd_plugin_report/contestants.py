@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,10 @@ from jdframework.registry import Method
 
 KINDS: Final[tuple[Kind, ...]] = ("scalarizer", "weighting", "aggregator")
 """The order in which ``jd.Descent`` looks a method's name up."""
+
+
+REMEDY: Final = """here, as in --settings '{"constant": {"weights": [0.7, 0.3]}}'"""
+"""What to write where a method's settings do not suffice."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,12 @@ def contestants(
     names: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    m: int = 2,
-    remedy: str = "the demo runs each method with its defaults",
+    remedy: str = REMEDY,
 ) -> list[Contestant]:
     """The methods of these names, each once, in the order given.
 
     :param names: Names of methods in any spelling.
     :param settings: By name in any spelling; what is not there has its default.
-    :param m: The number of objectives, for the methods that have to be told.
     :param remedy: What to say where the settings do not suffice.
     :raises JDError: one sentence for each name that cannot be used, all at once.
     """
@@ -53,7 +56,7 @@ def contestants(
     ]
     for name in names:
         try:
-            contestant = _contestant(name, given.get(key(name), {}), m, remedy)
+            contestant = _contestant(name, given.get(key(name), {}), remedy)
         except JDError as error:
             sentences.append(str(error))
         else:
@@ -65,13 +68,26 @@ def contestants(
     return list(found.values())
 
 
-def _contestant(name: str, given: Mapping[str, Any], m: int, remedy: str) -> Contestant:
+def settings_by_method(text: str) -> dict[str, dict[str, Any]]:
+    """What the option ``--settings`` of an application gives each method.
+
+    :param text: JSON, a mapping from names of methods to mappings.
+    :raises JDError: if it is anything else.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise JDError(f"--settings is not JSON ({error}): {REMEDY}") from error
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise JDError(f"--settings is no mapping from method to settings: {REMEDY}")
+    return found
+
+
+def _contestant(name: str, settings: Mapping[str, Any], remedy: str) -> Contestant:
     kinds = [kind for kind in KINDS if kind in registry.kinds_of(name)]
     if not kinds:
         registry.method(name, prefer=KINDS)  # raises, and says what to do
     method = registry.describe(name, kinds[0])
-    shape = {"shape": m} if "shape" in method.config_schema["properties"] else {}
-    settings = {**shape, **given}
     try:
         registry.method(name, prefer=KINDS, **settings)
     except ConfigError as error:

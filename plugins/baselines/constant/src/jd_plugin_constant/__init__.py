@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jdframework.bases import BaseMethod, GramianWeighting, Scalarizer
-from jdframework.config import Config, Vector
+from jdframework.config import Config, PerLoss
 from jdframework.protocols.names import Need
 
 __all__ = ["Constant", "ConstantConfig", "ConstantWeighting"]
@@ -18,7 +18,10 @@ __all__ = ["Constant", "ConstantConfig", "ConstantWeighting"]
 class ConstantConfig(Config):
     """Settings of the fixed weights."""
 
-    weights: Vector = Field(description="One weight per objective, of any sign.", min_length=1)
+    weights: PerLoss = Field(
+        description="One weight per objective, of any sign, as a list or in the losses' shape.",
+        examples=[[0.7, 0.3]],
+    )
 
 
 class _FixedWeights(BaseMethod):
@@ -37,7 +40,8 @@ class ConstantWeighting(_FixedWeights, GramianWeighting):
 
     .. math:: a = w
 
-    :param weights: ``w``, one number per objective, as a list or a tensor.
+    :param weights: ``w``, one number per objective, in the order of
+        ``losses.flatten()`` or in the losses' shape.
     :raises ConfigError: at the call, if there are more or fewer objectives than weights.
 
     >>> import torch
@@ -59,8 +63,10 @@ class Constant(_FixedWeights, Scalarizer):
 
     The same step as the weighting ``constant``, for one ordinary backward pass.
 
-    :param weights: ``w``, one number per loss in the order of ``losses.flatten()``.
-    :raises ConfigError: at the call, if there are more or fewer losses than weights.
+    :param weights: ``w``, one number per loss, in the order of ``losses.flatten()`` or in the
+        losses' shape: as nested lists, a tensor, or one number for a single loss.
+    :raises ConfigError: at the call, if there are more or fewer losses than weights, or their
+        shapes differ.
 
     >>> import torch
     >>> Constant(weights=[1.0, 0.5])(torch.tensor([2.0, 4.0]))
@@ -71,4 +77,4 @@ class Constant(_FixedWeights, Scalarizer):
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``w · L``."""
-        return self.constant("weights", losses.numel(), losses) @ losses.flatten()
+        return self.constant("weights", losses.numel(), losses, losses.shape) @ losses.flatten()

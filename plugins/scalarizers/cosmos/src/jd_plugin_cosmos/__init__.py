@@ -21,10 +21,12 @@ class COSMOSConfig(Config):
     lambda_: float = Field(
         ge=0,
         description="How much the cosine between losses and preference is rewarded.",
+        examples=[2.0],
     )
-    weights: Preference = Field(
-        min_length=1,
-        description="Preference, one number of at least zero per loss.",
+    weights: Preference | None = Field(
+        None,
+        description="Preference, one number of at least zero per loss, as a list or in the losses' "
+        "shape; None gives each 1/m.",
     )
 
 
@@ -42,8 +44,10 @@ class COSMOS(Scalarizer):
     1e-8. If all losses are zero, the cosine counts as zero and has no derivative.
 
     :param lambda_: The reward, at least zero. The paper takes 0.01 to 8, by data set.
-    :param weights: ``w``, in the order of ``losses.flatten()``.
-    :raises ConfigError: at the call, if there are more or fewer losses than weights.
+    :param weights: ``w``, in the order of ``losses.flatten()`` or in the losses' shape; ``1/m``
+        each when None.
+    :raises ConfigError: at the call, if there are more or fewer losses than weights, or their
+        shapes differ.
 
     >>> import torch
     >>> COSMOS(lambda_=2.0, weights=[0.0, 1.0])(torch.tensor([3.0, 4.0]))
@@ -52,7 +56,7 @@ class COSMOS(Scalarizer):
 
     Config = COSMOSConfig
     config: COSMOSConfig
-    weights: Tensor
+    weights: Tensor | None
     paper = Paper(
         title="Scalable Pareto Front Approximation for Deep Multi-Objective Learning",
         authors="Michael Ruchte, Josif Grabocka",
@@ -67,7 +71,7 @@ class COSMOS(Scalarizer):
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``w · L - lambda cos(w, L)``."""
-        weights = self.constant("weights", losses.numel(), losses)
+        weights = self.preference("weights", losses)
         cosine = _unit(weights) @ _unit(losses.flatten())
         return weights @ losses.flatten() - self.config.lambda_ * cosine
 

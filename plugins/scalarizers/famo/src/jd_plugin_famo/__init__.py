@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -11,9 +11,10 @@ from jaxtyping import Float
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from jdframework.bases import Scalarizer, ShapedConfig, initial_device
+from jdframework.bases import Scalarizer, Shaped, ShapedConfig, initial_device
 from jdframework.bases.weighting import at_least_float32
-from jdframework.config import Paper, Vector
+from jdframework.config import Nested, Paper, PerLoss, flattened, shape_of
+from jdframework.errors import ConfigError
 
 __all__ = ["FAMO", "FAMOConfig"]
 
@@ -24,7 +25,10 @@ _BETAS: Final = (0.9, 0.999)
 class FAMOConfig(ShapedConfig):
     """Settings of fast adaptive multitask optimisation."""
 
-    min_losses: Vector | None = Field(None, description="Lower bound of each loss; None is zero.")
+    min_losses: PerLoss | None = Field(
+        None,
+        description="Lower bound of each loss, as a list or in the losses' shape; None is zero.",
+    )
     lr: float = Field(0.025, ge=0, description="Learning rate of the logits, by Adam.")
     weight_decay: float = Field(
         1e-3, ge=0, description="Decay of the logits towards equal weights."
@@ -32,18 +36,25 @@ class FAMOConfig(ShapedConfig):
 
     @field_validator("min_losses")
     @classmethod
-    def _one_for_each_loss(
-        cls, min_losses: tuple[float, ...] | None, others: ValidationInfo
-    ) -> tuple[float, ...] | None:
-        if min_losses is None or "shape" not in others.data:
+    def _one_for_each_loss(cls, min_losses: Nested | None, others: ValidationInfo) -> Nested | None:
+        shape = others.data.get("shape")
+        if min_losses is None or shape is None:
             return min_losses
-        m = math.prod(others.data["shape"])
-        if len(min_losses) != m:
-            raise ValueError(f"by shape there are {m} losses, so it must be {m} numbers")
+        if not _fits(min_losses, shape):
+            m = math.prod(shape)
+            raise ValueError(
+                f"by shape there are {m} losses, so it must be {m} numbers, or have the shape "
+                f"{list(shape)}"
+            )
         return min_losses
 
 
-class FAMO(Scalarizer):
+def _fits(bounds: Nested, shape: tuple[int, ...]) -> bool:
+    """Whether they are of the losses' shape, or one list of as many."""
+    return shape_of(bounds) in (shape, (math.prod(shape),))
+
+
+class FAMO(Shaped, Scalarizer):
     """Decreases all losses at the same relative rate, from their values alone.
 
     .. math:: c \\sum_i z_i \\log(L_i - b_i + \\epsilon), \\quad z = \\operatorname{softmax}(w),
@@ -61,14 +72,16 @@ class FAMO(Scalarizer):
     to the norm one, in their benchmark before the backward pass (E21); that is the caller's to do.
     The weight decay is that of the paper's Algorithm 2; the authors' files have 1e-5 and 1e-2.
 
-    :param shape: The losses' shape, as an int or a tuple of ints.
-    :param min_losses: ``b``, in the order of ``losses.flatten()``.
+    :param shape: The losses' shape, as an int or a tuple of ints; that of the first losses when
+        None.
+    :param min_losses: ``b``, in the order of ``losses.flatten()`` or in the losses' shape.
     :param lr: Adam's learning rate. The paper takes 0.025.
     :param weight_decay: Adam's weight decay.
     :raises ValueError: at the call, if the losses have another shape, or one is below its bound.
+    :raises ConfigError: at the first call, if there are more or fewer losses than bounds.
 
     >>> import torch
-    >>> famo = FAMO(shape=2)
+    >>> famo = FAMO()
     >>> famo(torch.tensor([1.0, 4.0])).item() > 0
     True
     >>> famo.after_update(torch.tensor([0.5, 4.0]))
@@ -78,6 +91,13 @@ class FAMO(Scalarizer):
 
     Config = FAMOConfig
     config: FAMOConfig
+    per_loss: ClassVar[tuple[str, ...]] = (
+        "logits",
+        "first_moment",
+        "second_moment",
+        "before",
+        "min_losses",
+    )
     logits: Tensor
     min_losses: Tensor
     before: Tensor
@@ -95,17 +115,43 @@ class FAMO(Scalarizer):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        zeros = torch.zeros(self.config.shape, dtype=torch.float64, device=initial_device())
-        bounds = self.config.min_losses or zeros.flatten().tolist()
-        self.register_buffer("min_losses", zeros.new_tensor(bounds).reshape(zeros.shape))
-        for name in ("logits", "first_moment", "second_moment", "before"):
-            self.register_buffer(name, zeros.clone())
+        for name in self.per_loss:
+            self.register_buffer(name, self.initial(torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=initial_device()))
+        self._begin()
+
+    def take_shape(self, shape: Sequence[int], device: torch.device) -> None:
+        """Likewise, with as many bounds as losses.
+
+        :param shape: The losses'.
+        :param device: The losses'.
+        :raises ConfigError: if there are more or fewer, or they have another shape.
+        """
+        is_first = not self.logits.numel()
+        bounds = self.config.min_losses
+        if is_first and bounds is not None and not _fits(bounds, tuple(shape)):
+            raise ConfigError(
+                f"{self.name}: min_losses has the shape {list(shape_of(bounds))}, but the losses "
+                f"have the shape {list(shape)}"
+            )
+        super().take_shape(shape, device)
+        if is_first:
+            self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        bounds = self.config.min_losses
+        if bounds is not None and self.min_losses.numel():
+            given = self.min_losses.new_tensor(flattened(bounds))
+            self.min_losses.copy_(given.reshape(self.min_losses.shape))
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Makes all weights equal again, and forgets the moments and the last losses."""
+        """Makes all weights equal again, and forgets the moments and the last losses.
+
+        The losses' shape stays.
+        """
         for state in (self.logits, self.first_moment, self.second_moment, self.updates):
             state.zero_()
         self.before.fill_(torch.nan)
@@ -156,11 +202,7 @@ class FAMO(Scalarizer):
 
         :raises ValueError: if the shape is another, or a gap is negative.
         """
-        if losses.shape != self.logits.shape:
-            raise ValueError(
-                f"famo was made for losses of shape {list(self.logits.shape)}, "
-                f"but was given losses of shape {list(losses.shape)}"
-            )
+        self.take_shape(losses.shape, losses.device)
         losses = losses.to(at_least_float32(losses.dtype))
         gaps = losses - self.min_losses.to(losses.dtype)
         below = ((gaps < 0) & gaps.isfinite()).flatten()

@@ -21,11 +21,12 @@ class IMTLL(TrainableScalarizer):
     ``parameters()`` to the optimizer, without weight decay. LibMTL offers it only together with
     ``imtl-g``.
 
-    :param shape: The losses' shape, as an int or a tuple of ints.
+    :param shape: The losses' shape, as an int or a tuple of ints; that of the first losses when
+        None.
     :raises ValueError: at the call, if the losses have another shape.
 
     >>> import torch
-    >>> IMTLL(shape=2)(torch.tensor([2.0, 4.0])).item()
+    >>> IMTLL()(torch.tensor([2.0, 4.0])).item()
     6.0
     """
 

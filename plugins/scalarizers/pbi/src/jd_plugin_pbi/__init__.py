@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jdframework.bases import Scalarizer
-from jdframework.config import Config, Paper, Preference, Vector
+from jdframework.config import Config, Paper, PerLoss, Preference
 
 __all__ = ["PBI", "PBIConfig"]
 
@@ -19,17 +19,18 @@ class PBIConfig(Config):
     """Settings of the penalty-based boundary intersection."""
 
     theta: float = Field(
+        5.0,
         ge=0,
         description="Penalty on the distance from the preferred direction.",
     )
-    weights: Preference = Field(
-        min_length=1,
-        description="Preferred direction, one number of at least zero per loss.",
-    )
-    reference: Vector | None = Field(
+    weights: Preference | None = Field(
         None,
-        min_length=1,
-        description="Ideal point, a lower bound for each loss; None is zero.",
+        description="Preferred direction, one number of at least zero per loss, as a list or in "
+        "the losses' shape; None prefers none.",
+    )
+    reference: PerLoss | None = Field(
+        None,
+        description="Ideal point, a lower bound for each loss, likewise; None is zero.",
     )
 
 
@@ -48,11 +49,12 @@ class PBI(Scalarizer):
     direction. The optimum need not be Pareto optimal.
 
     :param theta: The penalty, at least zero. The paper takes 5.
-    :param weights: ``w``, in the order of ``losses.flatten()``. It may also be assigned between
-        two calls, to draw another preference: ``method.weights = torch.tensor(...)``.
-    :param reference: ``z``, likewise.
+    :param weights: ``w``, in the order of ``losses.flatten()`` or in the losses' shape; ``1/m``
+        each when None. It may also be assigned between two calls, to draw another preference:
+        ``method.weights = torch.tensor(...)``.
+    :param reference: ``z``, likewise; zero when None.
     :raises ConfigError: at the call, if there are more or fewer losses than weights or entries of
-        the reference.
+        the reference, or their shapes differ.
 
     >>> import torch
     >>> PBI(theta=5.0, weights=[0.0, 2.0])(torch.tensor([1.0, 3.0]))
@@ -61,7 +63,7 @@ class PBI(Scalarizer):
 
     Config = PBIConfig
     config: PBIConfig
-    weights: Tensor
+    weights: Tensor | None
     reference: Tensor | None
     paper = Paper(
         title="MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition",
@@ -78,10 +80,10 @@ class PBI(Scalarizer):
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``d_1 + theta d_2``."""
-        m, point = losses.numel(), losses.flatten()
+        point = losses.flatten()
         if self.reference is not None:
-            point = point - self.constant("reference", m, losses)
-        weights = self.constant("weights", m, losses)
+            point = point - self.constant("reference", losses.numel(), losses, losses.shape)
+        weights = self.preference("weights", losses)
         weights = weights / _size(weights)
         direction = weights / torch.linalg.vector_norm(weights)
         size = _size(point)  # the square of a float32 is lost below 1e-22 and above 1e19

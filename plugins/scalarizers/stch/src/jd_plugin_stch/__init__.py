@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jdframework.bases import Scalarizer
-from jdframework.config import Config, Paper, Preference, Vector
+from jdframework.config import Config, Paper, PerLoss, Preference
 
 __all__ = ["STCH", "STCHConfig"]
 
@@ -19,18 +19,18 @@ class STCHConfig(Config):
     """Settings of the smooth Tchebycheff scalarization."""
 
     mu: float = Field(
+        0.01,
         gt=0,
         description="How smooth the maximum is; the smaller, the closer to the maximum itself.",
     )
     weights: Preference | None = Field(
         None,
-        min_length=1,
-        description="Preference, one number of at least zero per loss; None gives each 1/m.",
+        description="Preference, one number of at least zero per loss, as a list or in the losses' "
+        "shape; None gives each 1/m.",
     )
-    reference: Vector | None = Field(
+    reference: PerLoss | None = Field(
         None,
-        min_length=1,
-        description="Ideal point, a lower bound for each loss; None is zero.",
+        description="Ideal point, a lower bound for each loss, likewise; None is zero.",
     )
 
 
@@ -47,12 +47,14 @@ class STCH(Scalarizer):
     The variant for multi-task learning in LibMTL and in the official code is another method: it
     takes the logarithm of each loss over its mean in a warm-up epoch.
 
-    :param mu: ``mu``, above zero. The paper tries 0.01 to 1.
-    :param weights: ``w``, in the order of ``losses.flatten()``. It may also be assigned between
-        two calls: ``method.weights = torch.tensor(...)``.
-    :param reference: ``z``, likewise.
+    :param mu: ``mu``, above zero. The paper tries 0.01 to 1; the authors' code takes 0.01, for
+        losses from 0 to 1.
+    :param weights: ``w``, in the order of ``losses.flatten()`` or in the losses' shape; ``1/m``
+        each when None. It may also be assigned between two calls:
+        ``method.weights = torch.tensor(...)``.
+    :param reference: ``z``, likewise; zero when None.
     :raises ConfigError: at the call, if there are more or fewer losses than weights or entries of
-        the reference.
+        the reference, or their shapes differ.
 
     >>> import torch
     >>> STCH(mu=0.01, weights=[1.0, 0.5])(torch.tensor([1.0, 6.0]))
@@ -78,11 +80,10 @@ class STCH(Scalarizer):
 
     def forward(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
         """``mu log Σ exp(w (L - z) / mu)``."""
-        m, distances = losses.numel(), losses.flatten()
+        distances = losses.flatten()
         if self.reference is not None:
-            distances = distances - self.constant("reference", m, losses)
-        weights = 1 / m if self.weights is None else self.constant("weights", m, losses)
-        weighed = weights * distances
+            distances = distances - self.constant("reference", losses.numel(), losses, losses.shape)
+        weighed = self.preference("weights", losses) * distances
         lowest, greatest = torch.aminmax(weighed.detach())
         greatest = greatest + 0 * lowest  # NaN, where the maximum would hide a loss of -inf
         mu = self.config.mu

@@ -22,11 +22,12 @@ class UW(TrainableScalarizer):
     diverges for a loss that reaches zero or less. It is half of ``imtl-l`` at ``-s``. Give
     ``parameters()`` to the optimizer, without weight decay.
 
-    :param shape: The losses' shape, as an int or a tuple of ints.
+    :param shape: The losses' shape, as an int or a tuple of ints; that of the first losses when
+        None.
     :raises ValueError: at the call, if the losses have another shape.
 
     >>> import torch
-    >>> UW(shape=2)(torch.tensor([2.0, 4.0])).item()
+    >>> UW()(torch.tensor([2.0, 4.0])).item()
     3.0
     """
 

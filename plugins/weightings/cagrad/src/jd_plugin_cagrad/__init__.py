@@ -41,6 +41,7 @@ class CAGradConfig(Config):
     """Settings of CAGrad."""
 
     c: float = Field(
+        0.5,
         ge=0.0,
         description="How far the update may be from the mean gradient, in lengths of the latter; "
         "below 1 it converges to a stationary point of the mean loss.",
@@ -73,7 +74,8 @@ class CAGrad(GramianWeighting):
     nearest to :math:`g_0`. Where :math:`g_0 = 0`, the weights are those of the mean. One objective
     gets weight ``1 + c``.
 
-    :param c: The ball's radius, relative to the mean gradient's length.
+    :param c: The ball's radius, relative to the mean gradient's length; 0.5 in the authors'
+        code.
     :param rescale: What the update is divided by: ``"c"`` for ``1 + c``, ``"c2"`` for ``1 + c²``.
     :raises SolverError: if a problem cannot be solved to the promised precision.
 

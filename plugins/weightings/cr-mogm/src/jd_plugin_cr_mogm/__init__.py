@@ -11,7 +11,7 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Remembering, WeightingWrapper, WrapperConfig, initial_device
-from jdframework.config import Paper, Vector
+from jdframework.config import Paper, PerLoss
 from jdframework.errors import ConfigError
 
 __all__ = ["CRMOGM", "CRMOGMConfig"]
@@ -27,7 +27,7 @@ class CRMOGMConfig(WrapperConfig):
         description="The share of the earlier weights: 0 takes the new ones as they are, 1 keeps "
         "the first ones.",
     )
-    initial_weights: Vector | None = Field(
+    initial_weights: PerLoss | None = Field(
         None,
         description="What the average starts from, one weight per objective; the first step's "
         "weights when None.",

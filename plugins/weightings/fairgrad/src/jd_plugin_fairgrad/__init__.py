@@ -21,6 +21,7 @@ class FairGradConfig(Config):
     """Settings of FairGrad."""
 
     alpha: float = Field(
+        1.0,
         ge=0.0,
         description="The kind of fairness: 0 is the mean, 1 proportional fairness (the direction "
         "of Nash-MTL), larger values care more about the objectives that gain least.",
@@ -49,7 +50,7 @@ class FairGrad(GramianWeighting):
     the others is zero (the point is Pareto-stationary), no direction helps all, and no finite
     solution exists: all weights are then zero, and so is the update.
 
-    :param alpha: The kind of fairness, from 0.
+    :param alpha: The kind of fairness, from 0; 1 as in the authors' code.
     :raises SolverError: if the equations cannot be solved to the promised precision.
 
     >>> import torch

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdframework.bases import GramianWeighting, ShapedConfig, initial_device, losses_for
+from jdframework.bases import GramianWeighting, Shaped, ShapedConfig, losses_for
 from jdframework.config import Paper
 from jdframework.errors import ConfigError
 from jdframework.linalg import impartial_weights
@@ -21,7 +20,7 @@ _CANCELLED: Final = 1e-12
 """A sum below this share of its terms is zero."""
 
 
-class IMTL(GramianWeighting):
+class IMTL(Shaped, GramianWeighting):
     """Learns scales that make the losses equally large, and projects impartially on the result.
 
     .. math::
@@ -42,12 +41,14 @@ class IMTL(GramianWeighting):
     optimizer takes the same steps for both, and for another one there is the head's own learning
     rate. LibMTL inverts a matrix that is singular for parallel gradients; here that is solved.
 
-    :param shape: The losses' shape, as an int or a tuple of ints.
+    :param shape: The losses' shape, as an int or a tuple of ints; as many as the first call's
+        objectives when None.
     :raises ValueError: if it is called without the losses.
-    :raises ConfigError: at the call, if there are more or fewer objectives than ``shape`` says.
+    :raises ConfigError: at the call, if there are more or fewer objectives than ``shape``, or the
+        first call, says.
 
     >>> import torch
-    >>> imtl = IMTL(shape=2)
+    >>> imtl = IMTL()
     >>> imtl(torch.tensor([[1.0, 0.0], [0.0, 4.0]]), losses=torch.tensor([1.0, 3.0]))
     tensor([0.6667, 0.3333])
     >>> imtl.s.grad
@@ -55,7 +56,7 @@ class IMTL(GramianWeighting):
 
     In a training loop, the optimizer trains the scales, too::
 
-        descent = jd.Descent(model, "imtl", shape=2)
+        descent = jd.Descent(model, "imtl")
         optimizer = torch.optim.SGD([*model.parameters(), *descent.parameters()], lr=0.1)
         for inputs, targets in loader:
             descent.backward(criterion(model(inputs), targets))
@@ -66,6 +67,7 @@ class IMTL(GramianWeighting):
     Config: ClassVar[type[ShapedConfig]] = ShapedConfig
     config: ShapedConfig
     trainable: ClassVar[bool] = True
+    per_loss: ClassVar[tuple[str, ...]] = ("s",)
     needs: frozenset[Need] = frozenset({"gramian", "losses"})
     paper = Paper(
         title="Towards Impartial Multi-task Learning",
@@ -78,18 +80,19 @@ class IMTL(GramianWeighting):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        self.s = nn.Parameter(torch.zeros(self.config.shape, device=initial_device()))
+        self.s = nn.Parameter(self.initial())
 
     def forward(
         self, gramian: Float[Tensor, "m m"], /, losses: Float[Tensor, " m"] | None = None
     ) -> Float[Tensor, " m"]:
         """The weights; adds to the gradient of ``s``."""
-        if math.prod(self.config.shape) != len(gramian):
-            raise ConfigError(
-                f"{self.name} was made for losses of shape {list(self.config.shape)}, but there "
-                f"are {len(gramian)} objectives"
-            )
         values = losses_for(self, losses, gramian)
+        if not self.s.numel():
+            self.take_shape(values.shape, gramian.device)
+        elif self.s.numel() != len(gramian):
+            raise ConfigError(
+                f"{self.name} {self.origin_of_shape}, but there are {len(gramian)} objectives"
+            )
         scales = self.s.detach().flatten().to(gramian).exp()
         impartial = impartial_weights(gramian)
         shares = impartial / scales
@@ -106,5 +109,5 @@ class IMTL(GramianWeighting):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Puts every ``s`` back to zero."""
+        """Puts every ``s`` back to zero; the shape stays, as an optimizer may know it."""
         self.s.zero_()

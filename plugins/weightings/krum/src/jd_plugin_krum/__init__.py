@@ -25,6 +25,7 @@ class KrumConfig(Config):
         ge=0,
         description="f: how many gradients may be arbitrary. Needs 2 f + 3 objectives, unless f "
         "is 0.",
+        examples=[0],
     )
     n_selected: int = Field(
         1, ge=1, description="How many gradients are averaged; more than one is Multi-Krum."
