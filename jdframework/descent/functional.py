@@ -21,7 +21,7 @@ from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
-from jdframework.bases.places import check_names
+from jdframework.bases.places import check_names, keep_names
 from jdframework.descent.arguments import (
     Inputs,
     Outputs,
@@ -97,6 +97,7 @@ def backward(
     method = None if aggregator is None else registry.aggregator(aggregator)
     if method is not None:
         check_one_rank(method.name, process_group)
+        _check_order(method, tensors)
     outputs = checked_outputs(tensors, "tensors", jac_tensors)
     starts = checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
     wanted = leaves_of(outputs) if inputs is None else checked(inputs, "inputs")
@@ -113,6 +114,7 @@ def backward(
         return None
     weights, found = _updated(lin, method, _entries(outputs) if starts is None else None, "inputs")
     add_to_grad(*found)
+    _keep_order(method, tensors)
     return weights
 
 
@@ -154,8 +156,9 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
         own; otherwise a rank that would aggregate its own losses alone is refused.
     :return: The weights ``[m]``; None without an aggregator, or if it has none.
     :raises ValueError: if an argument is empty, repeats a tensor, or has a wrong shape, if
-        ``tasks_params`` and ``shared_params`` overlap, or if a feature has no graph or plays no
-        part in the losses.
+        ``tasks_params`` and ``shared_params`` overlap, if a feature has no graph or plays no part
+        in the losses, or if the names of ``losses`` come in another order than that in which an
+        instance remembers them.
     :raises UnknownNameError: if the aggregator's name is unknown.
     :raises UnsupportedModelError: if several processes train one model.
 
@@ -170,9 +173,8 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     method = None if aggregator is None else registry.aggregator(aggregator)
     if method is not None:
         check_one_rank(method.name, process_group)
+        _check_order(method, losses)
     names = list(losses) if isinstance(losses, Mapping) else None
-    if names is not None and method is not None:
-        check_names(method, tuple(map(str, names)))
     outputs = checked_outputs(losses, "losses", grad_tensors)
     starts = checked_grad_tensors(of_tasks(grad_tensors, names, "grad_tensors"), outputs)
     through = checked_features(features)
@@ -198,6 +200,7 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     values = _entries(outputs) if starts is None else None
     weights, found = _updated(lin, method, values, "shared_params")
     add_to_grad(*joined(found, (cut.head_params, cut.head_gradients)))
+    _keep_order(method, losses)
     return weights
 
 
@@ -311,6 +314,17 @@ def _updated(
         )
     made = combine(lin, gramians, method, losses)
     return made.of_all, pullback(lin, made)
+
+
+def _check_order(method: Any, given: object) -> None:
+    """Refuses a mapping in another order than that which a ready instance remembers."""
+    if isinstance(given, Mapping):
+        check_names(method, tuple(map(str, given)))
+
+
+def _keep_order(method: Any, given: object) -> None:
+    if isinstance(given, Mapping):
+        keep_names(method, tuple(map(str, given)))
 
 
 def _engine(parallel_chunk_size: int | None) -> Engine:
