@@ -180,8 +180,9 @@ def test_a_dtype_set_before_the_first_step_is_kept(name: str) -> None:
 def test_a_first_step_that_fails_tells_no_shape(name: str) -> None:
     model, descent = made(name)
     expected = made(name)[1]
-    with pytest.raises(jd.NonFiniteError):
-        descent.backward(losses(model) / 0.0)
+    for wrong in (losses(model) / 0.0, (0.0 * losses(model)).sqrt()):  # itself, or its gradient
+        with pytest.raises(jd.NonFiniteError):
+            descent.backward(wrong)
     for parameter in descent.parameters():
         assert parameter.grad is None
     for key, value in descent.state_dict().items():
