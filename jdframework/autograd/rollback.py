@@ -100,8 +100,12 @@ class StateRollback(Rollback):
     def __init__(self, method: nn.Module) -> None:
         self._before: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
         self._extra: list[tuple[nn.Module, Any]] = []
+        self._names: list[tuple[nn.Module, Any]] = []
         for owner in method.modules():
             replaced: Sequence[str] = getattr(type(owner), "memory", ())
+            names = getattr(owner, "objective_names", None)
+            if names is not None:
+                self._names.append((owner, names))
             for name, tensor in {**owner._buffers, **owner._parameters}.items():
                 as_it_is = tensor is None or name in replaced
                 copied = None if as_it_is else cast(Tensor, tensor).detach().clone()
@@ -120,6 +124,8 @@ class StateRollback(Rollback):
             setattr(owner, name, tensor)
         for owner, state in self._extra:
             owner.set_extra_state(state)
+        for owner, names in self._names:
+            owner.objective_names = names
 
 
 class CallRollback(StateRollback):

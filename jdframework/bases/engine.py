@@ -18,7 +18,7 @@ from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import gradients, weighted_starts
 from jdframework.autograd.modules import trained
 from jdframework.autograd.ranks import check_one_rank
-from jdframework.bases.method import made_up_name
+from jdframework.bases.configured import Configured
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated
 from jdframework.errors import UnsupportedModelError
@@ -42,7 +42,7 @@ class EngineConfig(Config):
     )
 
 
-class Engine(ABC):
+class Engine(Configured, ABC):
     """Base of every engine.
 
     :param modules: The modules whose parameters the objectives share.
@@ -53,8 +53,6 @@ class Engine(ABC):
 
     kind: ClassVar[Kind] = "engine"
     """Always ``"engine"``."""
-    name: str
-    """The canonical name, by which the registry knows the class."""
     Config: ClassVar[type[Config]] = EngineConfig
     """The model of the settings."""
     paper: ClassVar[Paper | None] = None
@@ -69,14 +67,6 @@ class Engine(ABC):
     """A subset of ``{"gramian", "jacobian", "fused", "sharded"}``."""
     cost: ClassVar[int] = 100
     """``engine="auto"`` tries engines in this order, the cheapest first."""
-
-    config: Any
-    """The frozen settings, an instance of ``Config``."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "name" not in vars(cls):
-            cls.name = made_up_name(cls)
 
     def __init__(self, *modules: nn.Module, **config: Any) -> None:
         self.config = validated(self.Config, self.name, config)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from jdframework.bases.configured import Configured
 from jdframework.bases.device import initial_device
+from jdframework.bases.places import NamedPlaces
 from jdframework.config import Config, Nested, Paper, validated
 from jdframework.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jdframework.protocols.names import Kind, Need
+    from jdframework.protocols.names import Need
 
 
-class BaseMethod(nn.Module):
+class BaseMethod(Configured, NamedPlaces):
     """Base of every method: settings as keywords, validated by the class's ``Config``.
 
     A subclass sets ``Config`` (and annotates ``config`` with it for type checkers) and ``paper``.
@@ -27,12 +28,6 @@ class BaseMethod(nn.Module):
     ``state_dict()`` holds all of the state and nothing else.
     """
 
-    kind: ClassVar[Kind]
-    """What it is a method of; the bases for each kind set it."""
-    name: str
-    """The canonical name, by which the registry knows the class."""
-    Config: ClassVar[type[Config]] = Config
-    """The model of the settings."""
     paper: ClassVar[Paper | None] = None
     """Where the method was published."""
     needs: frozenset[Need] = frozenset()
@@ -42,14 +37,6 @@ class BaseMethod(nn.Module):
     claims: ClassVar[Mapping[str, Any]] = {}
     """Where the method promises something else than most, for the suites of
     :mod:`jdframework.testing`: class attributes of its suite, as ``{"scale": "invariant"}``."""
-
-    config: Any
-    """The frozen settings, an instance of ``Config``."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "name" not in vars(cls):
-            cls.name = made_up_name(cls)
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -99,14 +86,18 @@ class BaseMethod(nn.Module):
             )
         return values.flatten().to(device=like.device, dtype=like.dtype, copy=True)
 
+    def _is_fixed(self, name: str) -> bool:
+        """State and parameters may have a setting's name."""
+        is_state = name in self._buffers and name not in self._non_persistent_buffers_set
+        return super()._is_fixed(name) and not is_state and name not in self._parameters
 
-def made_up_name(cls: type) -> str:
-    """What a class is called before the registry gives it its canonical name.
-
-    >>> made_up_name(type("InverseNorm", (), {}))
-    'inverse-norm'
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+    def _take(self, name: str, config: Config) -> None:
+        super()._take(name, config)
+        if name in self._buffers:
+            before = self._buffers[name]
+            self.register_constant(name, getattr(config, name))
+            if before is not None:
+                self._buffers[name] = self.get_buffer(name).to(before.device)
 
 
 class SeededConfig(Config):

@@ -18,6 +18,7 @@ from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
+from jdframework.bases.places import check_names, keep_names, kept_names
 from jdframework.descent.call import Call
 from jdframework.descent.checks import (
     check_choice,
@@ -120,7 +121,6 @@ class Descent(nn.Module):
         self._choice = self._chosen(engine, on, batch_dim)
         shared_modules.bind(self.method, self._shared)
         self._steps = 0
-        self._last_names: tuple[str, ...] | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -162,11 +162,11 @@ class Descent(nn.Module):
             the scaler leaves out the update, and takes a smaller scale after it.
         :return: What the step did.
         :raises ValueError: if ``losses`` is empty, has an entry that is no scalar, or has no graph;
-            if its names are others than in the step before, or in another order, and the method
-            remembers the objectives; if the method needs ``independent`` batches and the right
-            number of them with the same objectives is not given; if ``features`` is empty, or has a
-            tensor twice, one without a graph or one that plays no part in the losses; if
-            ``on="features"`` and there are no features.
+            if its names are others than in the step before, or in the state that was loaded, or
+            in another order, and the method remembers the objectives; if the method needs
+            ``independent`` batches and the right number of them with the same objectives is not
+            given; if ``features`` is empty, or has a tensor twice, one without a graph or one that
+            plays no part in the losses; if ``on="features"`` and there are no features.
         :raises NonFiniteError: if a loss, a gradient or a weight is not finite, naming the
             objective and the step, which is the number of earlier calls (with
             ``on_nonfinite="raise"``).
@@ -219,6 +219,8 @@ class Descent(nn.Module):
             made = self._not_finite(error, call)
         finally:
             self._steps += 1
+        if made is not None and isinstance(losses, Mapping):
+            keep_names(method, call.given.names)
         step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
@@ -232,21 +234,23 @@ class Descent(nn.Module):
         :raises ValueError: if its names are not those of the last step.
         """
         if isinstance(self.method, ActsAfterUpdate):
-            given = objectives(losses)
-            if isinstance(losses, Mapping) and self._last_names is not None:
-                given = in_order(given, self._last_names, "after_update")
+            given, names = objectives(losses), kept_names(self.method)
+            if isinstance(losses, Mapping) and names is not None:
+                given = in_order(given, names, "after_update")
+            self._oversights.told("after_update")
             self.method.after_update(given.values())
 
     def end_epoch(self) -> None:
         """Tells the methods that have epochs (DWA) that one is over."""
         if isinstance(self.method, HasEpochs):
+            self._oversights.told("end_epoch")
             self.method.end_epoch()
 
     def reset(self) -> None:
         """Makes a stateful method forget earlier steps."""
         if isinstance(self.method, Stateful):
             self.method.reset()
-        self._last_names = None
+        keep_names(self.method, None)
 
     def state_dict(  # type: ignore[override]  # torch has an overload for each way to call it
         self, *arguments: Any, **keywords: Any
@@ -270,7 +274,7 @@ class Descent(nn.Module):
         :return: The keys that were missing, and those that were not expected.
         :raises RuntimeError: if it is that of another method, or of other settings.
         """
-        self._last_names = None
+        keep_names(self.method, None)
         return self.method.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(
@@ -280,7 +284,7 @@ class Descent(nn.Module):
         own = [key for key in state_dict if key.startswith(prefix)]
         for key in own:
             state_dict[f"{prefix}method.{key.removeprefix(prefix)}"] = state_dict.pop(key)
-        self._last_names = None
+        keep_names(self.method, None)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def close(self) -> None:
@@ -327,8 +331,9 @@ class Descent(nn.Module):
             given = finite_ones(given)
         if not self._weights_are_fixed:
             check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
-        self._oversights.look(losses, shared_modules.trained(self._shared))
-        self._check_order(given.names if isinstance(losses, Mapping) else None)
+        self._oversights.look(losses, self._shared)
+        if isinstance(losses, Mapping):
+            check_names(self.method, given.names)
         check_differentiable(given)
         method = weighting_of(self.method)
         others = independent_batches(method, independent, given) if crossed else ()
@@ -375,19 +380,6 @@ class Descent(nn.Module):
     def _weights_are_fixed(self) -> bool:
         """Whether averaging what the ranks make of their own losses is the step of all."""
         return self.engine is None and getattr(self.method, "fixed_weights", False)
-
-    def _check_order(self, names: tuple[str, ...] | None) -> None:
-        """Refuses other names, or another order, if the method remembers objectives by place."""
-        before = self._last_names
-        if names and before and names != before and len(names) == len(before):
-            state = [each for each in self.method.state_dict().values() if torch.is_tensor(each)]
-            if any(each.is_floating_point() and len(names) in each.shape for each in state):
-                raise ValueError(
-                    f"losses has the objectives {', '.join(map(repr, names))}, but the step before "
-                    f"had {', '.join(map(repr, before))}, and {self.method.name} remembers them "
-                    f"by their places: give the same ones in the same order, or call reset()"
-                )
-        self._last_names = names
 
     def _names(self) -> dict[int, str]:
         """What to call each parameter, by its identity; the method's own begin with its name."""

@@ -439,7 +439,7 @@ def why_not(cls: Any, method: Any, choice: Choice) -> str:
         return _lacks(method, lacking)
     if isinstance(choice, Settled):
         return f"{choice.engine.name} was asked for"
-    return f"dearer than {choice.taken}, which serves as well"
+    return f"costlier than {choice.taken}, which serves as well"
 
 
 def installed(broken: dict[str, str]) -> list[Any]:

@@ -117,7 +117,7 @@ def explain(
     >>> found.engine, found.mode
     ('autogram', 'instance-wise, fused: one backward pass for all 8 objectives')
     >>> found.passed_over["autojac"]
-    'dearer than autogram, which serves as well'
+    'costlier than autogram, which serves as well'
     """
     modules = shared_modules.checked(model)
     # A method that was handed over may keep state, which is no concern of a look at the engines.

@@ -6,13 +6,13 @@ Everything here differentiates with the engine ``autojac``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from jdframework import registry
@@ -20,8 +20,21 @@ from jdframework.autograd.accumulation import add_to_grad, add_to_jac, jac_of
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
-from jdframework.autograd.modules import trained
 from jdframework.autograd.ranks import check_one_rank
+from jdframework.bases.places import check_names, keep_names
+from jdframework.descent.arguments import (
+    Inputs,
+    Outputs,
+    check_disjoint,
+    check_rows,
+    checked,
+    checked_features,
+    checked_grad_tensors,
+    checked_outputs,
+    checked_starts,
+    checked_tasks_params,
+    of_tasks,
+)
 from jdframework.linearization import Gradients, JacobianRows, Linearization
 from jdframework.linearization.blocks import joined
 from jdframework.linearization.combination import (
@@ -32,21 +45,13 @@ from jdframework.linearization.combination import (
     update,
 )
 from jdframework.linearization.features import (
-    Features,
     Representation,
-    as_features,
     check_parts,
     cut_at,
-    tasks_leaves,
 )
 from jdframework.linearization.objectives import Losses, objectives
 from jdframework.protocols import Engine
 from jdframework.registry import Spec
-
-Outputs: TypeAlias = "Tensor | Iterable[Tensor] | Mapping[str, Tensor]"
-"""A tensor, several, or a mapping from names to tensors."""
-Inputs: TypeAlias = "Tensor | nn.Module | Iterable[Tensor | nn.Module]"
-"""Tensors; a module stands for its parameters that require gradients."""
 
 
 @eager
@@ -92,9 +97,10 @@ def backward(
     method = None if aggregator is None else registry.aggregator(aggregator)
     if method is not None:
         check_one_rank(method.name, process_group)
-    outputs = _checked_outputs(tensors, "tensors", jac_tensors)
-    starts = _checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
-    wanted = leaves_of(outputs) if inputs is None else _checked(inputs, "inputs")
+        _check_order(method, tensors)
+    outputs = checked_outputs(tensors, "tensors", jac_tensors)
+    starts = checked_starts(jac_tensors, outputs, "jac_tensors", "tensors")
+    wanted = leaves_of(outputs) if inputs is None else checked(inputs, "inputs")
     lin = _engine(parallel_chunk_size).linearize(
         outputs,
         wanted,
@@ -108,6 +114,7 @@ def backward(
         return None
     weights, found = _updated(lin, method, _entries(outputs) if starts is None else None, "inputs")
     add_to_grad(*found)
+    _keep_order(method, tensors)
     return weights
 
 
@@ -149,8 +156,9 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
         own; otherwise a rank that would aggregate its own losses alone is refused.
     :return: The weights ``[m]``; None without an aggregator, or if it has none.
     :raises ValueError: if an argument is empty, repeats a tensor, or has a wrong shape, if
-        ``tasks_params`` and ``shared_params`` overlap, or if a feature has no graph or plays no
-        part in the losses.
+        ``tasks_params`` and ``shared_params`` overlap, if a feature has no graph or plays no part
+        in the losses, or if the names of ``losses`` come in another order than that in which an
+        instance remembers them.
     :raises UnknownNameError: if the aggregator's name is unknown.
     :raises UnsupportedModelError: if several processes train one model.
 
@@ -165,15 +173,16 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     method = None if aggregator is None else registry.aggregator(aggregator)
     if method is not None:
         check_one_rank(method.name, process_group)
+        _check_order(method, losses)
     names = list(losses) if isinstance(losses, Mapping) else None
-    outputs = _checked_outputs(losses, "losses", grad_tensors)
-    starts = _checked_grad_tensors(_of_tasks(grad_tensors, names, "grad_tensors"), outputs)
-    through = _checked_features(features)
+    outputs = checked_outputs(losses, "losses", grad_tensors)
+    starts = checked_grad_tensors(of_tasks(grad_tensors, names, "grad_tensors"), outputs)
+    through = checked_features(features)
     shared = through.below.leaves
     if shared_params is not None:
-        shared = _checked(shared_params, "shared_params")
-    tasks = _tasks_params(_of_tasks(tasks_params, names, "tasks_params"), outputs, through)
-    _check_disjoint(tasks, shared)
+        shared = checked(shared_params, "shared_params")
+    tasks = checked_tasks_params(of_tasks(tasks_params, names, "tasks_params"), outputs, through)
+    check_disjoint(tasks, shared)
     check_parts(outputs, through, None if shared_params is None else shared)
     cut = cut_at(through, outputs, tasks, shared, grad_tensors=starts, retain_graph=retain_graph)
     lin = _engine(parallel_chunk_size).linearize(
@@ -191,6 +200,7 @@ def mtl_backward(  # noqa: PLR0913  # the contract has them
     values = _entries(outputs) if starts is None else None
     weights, found = _updated(lin, method, values, "shared_params")
     add_to_grad(*joined(found, (cut.head_params, cut.head_gradients)))
+    _keep_order(method, losses)
     return weights
 
 
@@ -221,9 +231,9 @@ def jac(
     (tensor([[2., 0.],
             [2., 4.]]),)
     """
-    given = _checked_outputs(outputs, "outputs", jac_outputs)
-    wanted = _checked(inputs, "inputs")
-    starts = _checked_starts(jac_outputs, given, "jac_outputs", "outputs")
+    given = checked_outputs(outputs, "outputs", jac_outputs)
+    wanted = checked(inputs, "inputs")
+    starts = checked_starts(jac_outputs, given, "jac_outputs", "outputs")
     m = len(starts[0]) if starts is not None else sum(output.numel() for output in given)
     lin = _engine(parallel_chunk_size).linearize(
         given, wanted, cotangents=starts, need="rows", retain_graph=retain_graph
@@ -269,7 +279,7 @@ def jac_to_grad(
     """
     method = registry.aggregator(aggregator)
     check_one_rank(method.name, process_group)
-    given = _checked(tensors, "tensors")
+    given = checked(tensors, "tensors")
     reached = [tensor for tensor in given if jac_of(tensor) is not None]
     if not reached:
         raise ValueError(
@@ -278,7 +288,7 @@ def jac_to_grad(
         )
     _name_unreached(given)
     blocks = [jac_of(tensor) for tensor in reached]
-    _check_rows(given)
+    check_rows(given)
     values = None if losses is None else objectives(losses).values().flatten()
     lin = JacobianRows(reached, blocks, groups_of(method, len(reached)))
     weights, found = update(lin, method, values)
@@ -306,6 +316,17 @@ def _updated(
     return made.of_all, pullback(lin, made)
 
 
+def _check_order(method: Any, given: object) -> None:
+    """Refuses a mapping in another order than that which a ready instance remembers."""
+    if isinstance(given, Mapping):
+        check_names(method, tuple(map(str, given)))
+
+
+def _keep_order(method: Any, given: object) -> None:
+    if isinstance(given, Mapping):
+        keep_names(method, tuple(map(str, given)))
+
+
 def _engine(parallel_chunk_size: int | None) -> Engine:
     if parallel_chunk_size is not None and parallel_chunk_size < 1:
         raise ValueError(
@@ -319,159 +340,8 @@ def _engine_for(parallel_chunk_size: int | None) -> Engine:
     return registry.engine("autojac", parallel_chunk_size=parallel_chunk_size)
 
 
-def _checked(tensors: Any, argument: str) -> list[Tensor]:
-    """The tensors, and the parameters of modules that require gradients."""
-    given = [tensors] if isinstance(tensors, Tensor | nn.Module) else list(tensors)
-    named: list[tuple[str, Tensor]] = []
-    for position, each in enumerate(given):
-        named += [(f"{argument}[{position}]", tensor) for tensor in _parameters(each, argument)]
-    if not named:
-        raise ValueError(f"{argument} is empty")
-    return _checked_tensors(named, argument)
-
-
-def _checked_tensors(named: Sequence[tuple[str, Tensor]], argument: str) -> list[Tensor]:
-    """The tensors, if each is there once and requires gradients."""
-    if len({id(tensor) for _, tensor in named}) < len(named):
-        raise ValueError(f"{argument} contains a tensor more than once")
-    for name, tensor in named:
-        if not tensor.requires_grad:
-            raise ValueError(f"{name} of shape {list(tensor.shape)} does not require gradients")
-    return [tensor for _, tensor in named]
-
-
-def _parameters(given: Any, argument: str) -> Iterator[Tensor]:
-    if isinstance(given, nn.Module):
-        found = trained([given])
-        if not found:
-            raise ValueError(
-                f"{argument} has a {type(given).__name__} without parameters that require gradients"
-            )
-        yield from found
-    else:
-        yield _is_tensor(given, argument)
-
-
-def _checked_outputs(tensors: Any, argument: str, starts: object | None) -> list[Tensor]:
-    given = [tensors] if isinstance(tensors, Tensor) else tensors
-    pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
-    named = [(f"{argument}[{key!r}]", _is_tensor(tensor, argument)) for key, tensor in pairs]
-    if not named or not all(tensor.numel() for _, tensor in named):
-        raise ValueError(f"{argument} is empty")
-    found = _checked_tensors(named, argument)
-    for name, tensor in named:
-        if tensor.is_complex() and starts is None:
-            raise ValueError(
-                f"{name} is complex, of which autograd would take the real part alone: give its "
-                f"real part, its imaginary part or its modulus"
-            )
-    return found
-
-
-def _checked_features(features: Representation) -> Features:
-    found = as_features(features)
-    for position, feature in enumerate(found):
-        if not feature.requires_grad:
-            raise ValueError(
-                f"{found.described(position)} does not require gradients: give it before it is "
-                f"detached; if its modules are frozen, leave it out, and if all are, "
-                f"sum(losses).backward() trains the heads"
-            )
-    return found
-
-
-def _of_tasks(given: Any, names: list[str] | None, argument: str) -> Any:
-    """What belongs to each task, in the order of the losses."""
-    if not isinstance(given, Mapping | nn.ModuleDict):
-        return given
-    if names is None or set(given) != set(names):
-        raise ValueError(
-            f"{argument} has the tasks {', '.join(map(repr, given))}, but losses has "
-            f"{'no names' if names is None else ', '.join(map(repr, names))}"
-        )
-    return [given[name] for name in names]
-
-
-def _is_tensor(value: Any, argument: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{argument} must hold tensors, not {type(value).__name__}")
-    return value
-
-
-def _checked_starts(
-    starts: Tensor | Sequence[Tensor] | None, outputs: list[Tensor], argument: str, of: str
-) -> list[Tensor] | None:
-    if starts is None:
-        return None
-    found = [starts] if isinstance(starts, Tensor) else list(starts)
-    if len(found) != len(outputs):
-        raise ValueError(f"{argument} has {len(found)} tensors, but {of} has {len(outputs)}")
-    for position, (start, output) in enumerate(zip(found, outputs, strict=True)):
-        if start.shape[1:] != output.shape or start.ndim != output.ndim + 1 or not len(start):
-            raise ValueError(
-                f"{argument}[{position}] has shape {list(start.shape)}, but "
-                f"[m, {', '.join(map(str, output.shape))}] is needed for {of}[{position}]"
-            )
-    if len({len(start) for start in found}) > 1:
-        raise ValueError(f"{argument} differ in their rows: {[len(start) for start in found]}")
-    return found
-
-
-def _checked_grad_tensors(
-    grad_tensors: Sequence[Tensor] | None, losses: list[Tensor]
-) -> list[Tensor] | None:
-    if grad_tensors is None:
-        for position, loss in enumerate(losses):
-            if loss.numel() != 1:
-                raise ValueError(
-                    f"losses[{position}] has shape {list(loss.shape)}: give scalars, or "
-                    f"grad_tensors"
-                )
-        return None
-    found = list(grad_tensors)
-    shapes, wanted = [list(t.shape) for t in found], [list(t.shape) for t in losses]
-    if shapes != wanted:
-        raise ValueError(f"grad_tensors has the shapes {shapes}, but losses has {wanted}")
-    return found
-
-
-def _tasks_params(
-    given: Sequence[Inputs] | None, losses: list[Tensor], features: Features
-) -> list[list[Tensor]]:
-    if given is None:
-        return tasks_leaves(losses, features)
-    tasks = [p if isinstance(p, Tensor | nn.Module) else list(p) for p in given]
-    if len(tasks) != len(losses):
-        raise ValueError(f"tasks_params has {len(tasks)} entries, but losses has {len(losses)}")
-    return [
-        [] if isinstance(params, list) and not params else _checked(params, f"tasks_params[{task}]")
-        for task, params in enumerate(tasks)
-    ]
-
-
-def _check_disjoint(tasks: list[list[Tensor]], shared: list[Tensor]) -> None:
-    identities = {id(tensor) for tensor in shared}
-    for task, params in enumerate(tasks):
-        for tensor in params:
-            if id(tensor) in identities:
-                raise ValueError(
-                    f"tasks_params[{task}] and shared_params have a tensor of shape "
-                    f"{list(tensor.shape)} in common: it must be in one of them only"
-                )
-
-
 def _entries(outputs: list[Tensor]) -> Float[Tensor, " m"]:
     return torch.cat([output.detach().reshape(-1) for output in outputs])
-
-
-def _check_rows(given: list[Tensor]) -> None:
-    for position, tensor in enumerate(given):
-        jacobian = jac_of(tensor)
-        if jacobian is not None and not len(jacobian):
-            raise ValueError(
-                f"the .jac of tensors[{position}] has no rows: set it to None, and call "
-                f"jd.backward or jd.mtl_backward with at least one"
-            )
 
 
 _named: Final = WeakIdKeyDictionary()

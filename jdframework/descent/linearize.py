@@ -38,7 +38,7 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
     :raises UnsupportedModelError: if no engine can serve, with each one's reason.
     """
     given, *others = map(call.scale.scaled_losses, call.batches)
-    shared = trained(modules)
+    shared = trained(modules) if others or call.features is not None else []
     if not shared:
         others = []  # where all is frozen, there is nothing that batches could differ in
     if others:

@@ -181,11 +181,12 @@ def linearized(
     :raises UnsupportedModelError: if the method needs rows, which the engine does not have.
     :raises ValueError: if all that is shared is frozen, and not just heads are left to train.
     """
-    if not engine.parameters:
+    parameters = engine.parameters
+    if not parameters:
         if cut is None:
             raise ValueError(ALL_FROZEN)
         return heads_alone(cut)
-    count = len(engine.parameters) if treats_groups(method) else 0
+    count = len(parameters) if treats_groups(method) else 0
     groups = groups_of(method, count) if count else None
     need = need_of(method, count)
     if need in ("rows", "columns") and "jacobian" not in engine.capabilities:
@@ -194,7 +195,7 @@ def linearized(
         return engine.linearize(losses, groups=groups, need=need, retain_graph=retain_graph)
     trunk = engine.linearize(
         cut.outputs,
-        engine.parameters,
+        parameters,
         cotangents=cut.starts,
         groups=groups,
         need=need,

@@ -7,22 +7,17 @@ read first.
 
 from __future__ import annotations
 
+from jdframework.registry.description import Method, available, describe, sources
 from jdframework.registry.directory import Published, lookup
+from jdframework.registry.registering import register, unregister
+from jdframework.registry.resolution import kinds_of, resolve
 from jdframework.registry.specs import (
-    Method,
     Spec,
     aggregator,
-    available,
-    describe,
     engine,
-    kinds_of,
     method,
-    register,
-    resolve,
     scalarizer,
     settings_of,
-    sources,
-    unregister,
     weighting,
 )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from importlib.resources import files
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from jdframework.protocols.names import Kind, key
 
 
-class Published(TypedDict):
-    """One name of one published distribution."""
+class _Published(TypedDict):
+    """What is known of every name."""
 
     name: str
     """The canonical name."""
@@ -27,9 +27,14 @@ class Published(TypedDict):
     """What it does, in one line."""
     aliases: list[str]
     """Its other names, sorted."""
-    cost: NotRequired[int]
+
+
+class Published(_Published, total=False):
+    """One name of one published distribution."""
+
+    cost: int
     """Of an engine: ``engine="auto"`` tries engines in this order."""
-    capabilities: NotRequired[list[str]]
+    capabilities: list[str]
     """Of an engine: what it can do, sorted."""
 
 

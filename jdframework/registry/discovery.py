@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,6 +21,7 @@ from jdframework.protocols.entry_points import (
     GROUPS,
     blocked_keys,
     distribution_of,
+    path_state,
 )
 from jdframework.protocols.names import Kind, key
 
@@ -125,7 +125,7 @@ _registered: dict[tuple[Kind, str], tuple[Offer, type]] = {}
 def catalogue() -> Catalogue:
     """What is offered now: installed, registered by the program, and not blocked."""
     return _catalogue(
-        _path_state(), os.environ.get(DISABLE_VARIABLE, ""), tuple(_registered_offers())
+        path_state(), os.environ.get(DISABLE_VARIABLE, ""), tuple(_registered_offers())
     )
 
 
@@ -183,14 +183,3 @@ def _is_named(offer: Offer, blocked: frozenset[str]) -> bool:
     if not blocked:
         return False
     return bool({key(offer.name), key(offer.distribution or "")} & blocked)
-
-
-def _path_state() -> tuple[tuple[str, int], ...]:
-    return tuple((entry, _changed_at(entry)) for entry in sys.path)
-
-
-def _changed_at(path: str) -> int:
-    try:
-        return os.stat(path or ".").st_mtime_ns
-    except OSError:
-        return 0

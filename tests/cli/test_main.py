@@ -113,8 +113,8 @@ def test_an_unknown_command_is_refused_with_status_2(jd: Command) -> None:
         ("demo", "jd-plugin-demo"),
         ("gallery", "jd-plugin-gallery"),
         ("bench", "jd-plugin-bench"),
-        ("new", "jd-plugin-starter"),
-        ("update", "jd-plugin-starter"),
+        ("new", "jd-plugin-template"),
+        ("update", "jd-plugin-template"),
     ],
 )
 def test_a_command_whose_application_is_not_installed_says_what_to_install(

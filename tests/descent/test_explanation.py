@@ -123,7 +123,7 @@ def test_every_other_engine_has_its_reason() -> None:
     found = jd.explain(model, "upgrad", losses_of(model), batch_dim=0)
     assert found.engine == "autojac"
     assert found.passed_over["autogram"].startswith("the layer '1' (BatchNorm1d)")
-    assert found.passed_over["chunked"] == "dearer than autojac, which serves as well"
+    assert found.passed_over["chunked"] == "costlier than autojac, which serves as well"
     found = jd.explain(model, "upgrad", losses_of(model), engine="autojac")
     assert set(found.passed_over.values()) == {"autojac was asked for"}
     assert {found.engine, *found.passed_over} == set(jd.available("engine"))
@@ -285,7 +285,7 @@ def test_it_prints_as_a_table() -> None:
         mode="one objective at a time",
         reason="graddrop needs the Jacobian, and autojac is the cheapest engine that can form it "
         "here",
-        passed_over={"autogram": "forms no Jacobian, which graddrop needs", "chunked": "dearer"},
+        passed_over={"autogram": "forms no Jacobian, which graddrop needs", "chunked": "costlier"},
         m=3,
         n=1000,
         jacobian_bytes=12_000,
@@ -302,7 +302,7 @@ def test_it_prints_as_a_table() -> None:
         "Jacobian    [3, 1000] takes 12.0 KB\n"
         "memory      autojac holds 36.0 KB, 4.0 GB free on cuda:0\n"
         "passed over autogram: forms no Jacobian, which graddrop needs\n"
-        "            chunked: dearer"
+        "            chunked: costlier"
     )
     unknown = dataclasses.replace(found, held_bytes=None, free_bytes=None)
     assert "memory" not in str(unknown)

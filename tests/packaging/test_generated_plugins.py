@@ -29,7 +29,8 @@ def environment(
 ) -> Environment:
     """An environment with the kernel, the default engine, and what writes a plugin."""
     environment = Environment(tmp_path_factory.mktemp("generated") / "environment", third_party)
-    ours = ["jdframework", "jd-plugin-autojac", "jd-plugin-starter"]
+    engines = ["jd-plugin-autojac", "jd-plugin-autogram"]
+    ours = ["jdframework", *engines, "jd-plugin-template"]
     environment.install(wheelhouse, "--no-deps", *ours)
     return environment
 

@@ -83,7 +83,8 @@ def test_the_tutorial_works_from_an_empty_folder(
     wheelhouse: Path, third_party: Path, tmp_path: Path
 ) -> None:
     environment = Environment(tmp_path / "environment", third_party)
-    ours = ["jdframework", "jd-plugin-autojac", "jd-plugin-starter"]
+    engines = ["jd-plugin-autojac", "jd-plugin-autogram"]
+    ours = ["jdframework", *engines, "jd-plugin-template"]
     environment.install(wheelhouse, "--no-deps", *ours)
     (tmp_path / "work").mkdir()
     reader = Reader(environment, wheelhouse, tmp_path / "work")

@@ -113,7 +113,7 @@ def test_every_command_is_on_the_page_with_its_options() -> None:
     page = commands.pages()["reference/command-line.md"]
     for command in ("list", "show", "doctor", "new", "check", "demo", "gallery", "bench"):
         assert f"\n## jd {command}\n" in page
-    assert "\nComes with `pip install jd-plugin-starter`.\n\n```\njd new [" in page
+    assert "\nComes with `pip install jd-plugin-template`.\n\n```\njd new [" in page
     assert "jd show [OPTIONS] NAME\n" in page
     assert "jd check [OPTIONS] [NAMES…]\n" in page
     assert "| `--methods` | `mean,mgda,upgrad` | The methods to draw" in page

@@ -491,7 +491,7 @@ def test_without_memory_the_result_is_the_same(case: str, losses: str) -> None:
     assert_served(model, lambda: loss(given.run(model, x)), batch_dim=batch_dim, memory="0B")
 
 
-DEAR = {
+COSTLY = {
     "embedding scaled by frequency",
     "embedding bag, max",
     "transposed conv2d of a given size",
@@ -510,4 +510,4 @@ def test_the_usual_layers_take_no_backward_pass_for_each_objective(case: str) ->
     model, x = given.model().to(F64), given.input(F64)
     engine = Autogram(model, batch_dim=0)
     plan = engine.linearize([one(given.run(model, x))]).plan
-    assert bool(plan.fallback) == (case in DEAR)
+    assert bool(plan.fallback) == (case in COSTLY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -56,6 +56,7 @@ class COSMOS(Scalarizer):
 
     Config = COSMOSConfig
     config: COSMOSConfig
+    assignable: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: Tensor | None
     paper = Paper(
         title="Scalable Pareto Front Approximation for Deep Multi-Objective Learning",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -126,7 +125,7 @@ class DWA(Scalarizer):
                 f"shape {list(losses.shape)}: call reset() before they change"
             )
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Makes room for the saved history, whose shape a new instance does not know."""
         for name in _SHAPED:
             saved = state_dict.get(prefix + name)

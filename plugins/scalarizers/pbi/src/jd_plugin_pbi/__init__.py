@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,7 @@ class PBI(Scalarizer):
 
     Config = PBIConfig
     config: PBIConfig
+    assignable: ClassVar[frozenset[str]] = frozenset({"weights", "reference"})
     weights: Tensor | None
     reference: Tensor | None
     paper = Paper(

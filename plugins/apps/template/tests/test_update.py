@@ -12,7 +12,7 @@ import pytest
 import jdframework
 from jdframework import JDError
 
-from jd_plugin_starter import library, plugin
+from jd_plugin_template import library, plugin
 
 OLD = "0.0.9"
 OLD_WORKFLOW = 'run: pip install --editable ".[test]"'
@@ -31,9 +31,9 @@ def old_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel of an older release with an older template, where pip finds it."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    wheel = shelf / f"jd_plugin_starter-{OLD}-py3-none-any.whl"
-    template = Path(str(files("jd_plugin_starter") / "template"))
-    info = f"jd_plugin_starter-{OLD}.dist-info"
+    wheel = shelf / f"jd_plugin_template-{OLD}-py3-none-any.whl"
+    template = Path(str(files("jd_plugin_template") / "template"))
+    info = f"jd_plugin_template-{OLD}.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path in sorted(p for p in template.rglob("*") if p.is_file()):
             text = path.read_text("utf-8")
@@ -41,9 +41,9 @@ def old_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 text = text.replace('".[test,check]"', '".[test]"').replace(
                     "      - run: pyright\n", ""
                 )
-            archive.writestr(f"jd_plugin_starter/template/{path.relative_to(template)}", text)
+            archive.writestr(f"jd_plugin_template/template/{path.relative_to(template)}", text)
         archive.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: jd-plugin-starter\nVersion: {OLD}\n"
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: jd-plugin-template\nVersion: {OLD}\n"
         )
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -137,7 +137,7 @@ def test_a_release_that_cannot_be_had_is_said(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "another"))
     old_release.unlink()
-    with pytest.raises(JDError, match=f"made by jd-plugin-starter {OLD}.*pip cannot download"):
+    with pytest.raises(JDError, match=f"made by jd-plugin-template {OLD}.*pip cannot download"):
         plugin.update(old_plugin)
 
 

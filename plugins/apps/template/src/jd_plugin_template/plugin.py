@@ -16,7 +16,7 @@ from jdframework import __version__, registry
 from jdframework.errors import ConfigError, JDError, NameConflictError
 from jdframework.protocols.names import Kind, is_canonical
 
-from jd_plugin_starter import library
+from jd_plugin_template import library
 
 ANSWERS: Final = ".copier-answers.yml"
 PREFIX: Final = "jd-plugin-"

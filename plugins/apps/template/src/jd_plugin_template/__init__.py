@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @hookimpl
 def jd_cli(app: typer.Typer) -> None:
     """Adds the commands."""
-    from jd_plugin_starter.commands import new, update
+    from jd_plugin_template.commands import new, update
 
     app.command("new")(new)
     app.command("update")(update)

@@ -14,7 +14,7 @@ import jdframework
 from jdframework import ConfigError, JDError, NameConflictError
 from jdframework.protocols.names import KINDS, Kind
 
-from jd_plugin_starter import plugin
+from jd_plugin_template import plugin
 
 FILES = {
     ".copier-answers.yml",

@@ -20,14 +20,14 @@ from typing import Final
 
 from jdframework.errors import JDError
 
-DISTRIBUTION: Final = "jd-plugin-starter"
+DISTRIBUTION: Final = "jd-plugin-template"
 RELEASE: Final = version(DISTRIBUTION)
 """The template's release is the distribution's that it is in."""
 
 PLACE: Final = "~/.cache/jdframework/plugin-template"
 """Where the repository is; the same words on every machine, as each plugin's answers hold them."""
 
-_WITHIN_A_WHEEL: Final = "jd_plugin_starter/template/"
+_WITHIN_A_WHEEL: Final = "jd_plugin_template/template/"
 _GIT: Final = {
     **{f"GIT_{who}_NAME": "jdframework" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "jdframework@localhost" for who in ("AUTHOR", "COMMITTER")},
@@ -50,7 +50,7 @@ def prepare(release: str = RELEASE) -> None:
         repository.mkdir(parents=True, exist_ok=True)
         _git(repository, "init", "--quiet", "--initial-branch=main")
     if release == RELEASE:
-        with as_file(files("jd_plugin_starter") / "template") as template:
+        with as_file(files("jd_plugin_template") / "template") as template:
             _commit(repository, template, release)
     elif not _git(repository, "tag", "--list", release):
         with TemporaryDirectory(prefix="jd-template-") as folder:

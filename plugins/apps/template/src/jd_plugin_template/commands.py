@@ -30,7 +30,7 @@ def new(
 
     It holds a worked example, in whose place your formula goes. Nothing is ever overwritten.
     """
-    from jd_plugin_starter import plugin
+    from jd_plugin_template import plugin
 
     target = plugin.create(name, kind, into, summary or f"The {kind} {name}", author)
     out = console.output()
@@ -56,11 +56,11 @@ def update(
     ] = Path(),
 ) -> None:
     """Bring what has changed in jd new's template since into a plugin; your own changes stay."""
-    from jd_plugin_starter import plugin
+    from jd_plugin_template import plugin
 
     updated = plugin.update(folder)
     out = console.output()
-    out.print(Text(f"From the template of jd-plugin-starter {updated.before} to {updated.after}."))
+    out.print(Text(f"From the template of jd-plugin-template {updated.before} to {updated.after}."))
     if updated.conflicts:
         out.print(Text("Both you and the template changed these; look for <<<<<<< in them:"))
         for path in updated.conflicts:
