@@ -25,8 +25,8 @@ import jdframework as jd
             {},
             (
                 "constant needs the setting 'weights' (One weight per objective, of any sign, as a "
-                'list or in the losses\' shape): write jd.Descent(model, "constant", '
-                "weights=[0.7, 0.3]), for instance"
+                "list or in the losses' shape): write "
+                'jd.Descent(model, "constant", weights=[0.7, 0.3]), for instance'
             ),
         ),
         (
