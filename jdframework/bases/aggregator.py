@@ -28,7 +28,8 @@ _SMALL: Final = 2**18
 class Aggregator(BaseMethod, ABC):
     """Base of what maps the Jacobian to one direction and is no weighted sum of its rows.
 
-    ``forward`` receives ``J`` detached, and half precision as float32.
+    ``forward`` receives ``J`` detached, unless the class says that it is ``differentiable``, and
+    half precision as float32.
     """
 
     kind: ClassVar[Kind] = "aggregator"
@@ -49,9 +50,11 @@ class Aggregator(BaseMethod, ABC):
         :raises ValueError: if it is not a matrix with at least one row, or not of floating dtype.
         """
         check_jacobian(self, jacobian)
+        keeps_graph = self.differentiable and torch.is_grad_enabled()
         try:
-            with torch.no_grad():
-                given = jacobian.detach().to(at_least_float32(jacobian.dtype))
+            with torch.set_grad_enabled(keeps_graph):
+                given = jacobian if keeps_graph else jacobian.detach()
+                given = given.to(at_least_float32(jacobian.dtype))
                 direction = super().__call__(given, **extra)
         except SOLVERS_FAIL_BY as error:
             raise failure_of(self, jacobian, error) from error
@@ -86,6 +89,7 @@ class WeightedSum(Aggregator):
         self.config = weighting.config
         self.name = weighting.name
         self.needs = weighting.needs
+        self.differentiable = getattr(weighting, "differentiable", False)
         for ability in ("reset", "after_update", "end_epoch"):
             if hasattr(weighting, ability):
                 setattr(self, ability, getattr(weighting, ability))
@@ -96,7 +100,7 @@ class WeightedSum(Aggregator):
 
     def forward(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
         """``Jᵀw``."""
-        weights = self.weighting(self._statistic(jacobian), **extra)
+        weights = self.weighting(self._statistic(jacobian.detach()), **extra)
         return linalg.weighted_sum([jacobian], weights)[0]
 
     def _statistic(self, jacobian: Tensor) -> Any:

@@ -34,6 +34,12 @@ class BaseMethod(Configured, NamedPlaces):
     """What it looks at."""
     trainable: ClassVar[bool] = False
     """Whether it has parameters for the optimizer."""
+    differentiable: bool = False
+    """Whether an aggregator's direction has the Jacobian's graph, for a derivative of the update.
+
+    It is that of ``Jᵀw`` for weights that do not change with ``J`` (but for jumps), or of
+    coordinate-wise functions of ``J``. All other methods give a result without a graph.
+    """
     claims: ClassVar[Mapping[str, Any]] = {}
     """Where the method promises something else than most, for the suites of
     :mod:`jdframework.testing`: class attributes of its suite, as ``{"scale": "invariant"}``."""

@@ -47,6 +47,7 @@ class TrimmedMean(Aggregator):
     tensor([3.0000, 5.5000])
     """
 
+    differentiable = True
     Config = TrimmedMeanConfig
     config: TrimmedMeanConfig
     column_wise: ClassVar[bool] = True

@@ -49,6 +49,7 @@ class ConstantWeighting(_FixedWeights, GramianWeighting):
     tensor([1.0000, 0.5000])
     """
 
+    differentiable = True
     needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:

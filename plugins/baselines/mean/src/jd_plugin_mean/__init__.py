@@ -26,6 +26,7 @@ class MeanWeighting(GramianWeighting):
     tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
+    differentiable = True
     needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:

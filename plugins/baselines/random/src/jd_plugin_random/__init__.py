@@ -37,6 +37,7 @@ class RandomWeighting(Randomised, GramianWeighting):
     """
 
     paper = _PAPER
+    differentiable = True
     needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:

@@ -26,6 +26,7 @@ class SumWeighting(GramianWeighting):
     tensor([1., 1., 1.])
     """
 
+    differentiable = True
     needs: frozenset[Need] = frozenset()
 
     def forward(self, gramian: Float[Tensor, "m m"], /) -> Float[Tensor, " m"]:

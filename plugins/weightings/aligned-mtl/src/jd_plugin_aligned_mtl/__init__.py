@@ -57,6 +57,9 @@ class AlignedMTL(Preferring, GramianWeighting):
     With ``scale_mode="min"``, the update becomes short as two gradients become parallel, and
     jumps back once they are parallel to rounding, for the rank is then lower.
 
+    The weights have no derivative with respect to the gradients, and the direction of
+    ``jd.aggregator`` has no graph, where torchjd 0.18 differentiates the eigendecomposition.
+
     :param pref_vector: ``b``, one number per objective; ``1/m`` each when None.
     :param scale_mode: What :math:`\\sigma` is: ``"min"``, ``"median"`` or ``"rmse"``.
     :raises ConfigError: at the call, if ``pref_vector`` has another length than the Gramian.

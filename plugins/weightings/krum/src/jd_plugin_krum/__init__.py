@@ -68,6 +68,7 @@ class Krum(GramianWeighting):
     tensor([0.5000, 0.0000, 0.0000, 0.5000, 0.0000])
     """
 
+    differentiable = True
     Config = KrumConfig
     config: KrumConfig
     # Of equal scores the first objective's wins, as in the paper.

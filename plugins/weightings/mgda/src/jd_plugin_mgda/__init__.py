@@ -48,6 +48,9 @@ class MGDA(GramianWeighting):
     gradient is then so long that its weight is nearly zero. Where the rescaled gradients cancel
     out, several weights may solve the problem: one of them is given, and the update is not zero.
 
+    The weights have no derivative with respect to the gradients, and the direction of
+    ``jd.aggregator`` has no graph, where torchjd 0.18 differentiates its iterations.
+
     :param normalize: ``"l2"``, ``"loss"``, ``"loss+"`` or None.
     :raises ValueError: with ``"loss"`` or ``"loss+"``, if it is called without the losses, or one
         of them is negative.
