@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from jdframework import hooks, registry
-from jdframework.autograd import modules as shared_modules
+from jdframework.autograd import shared_modules
 from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jdframework import hooks, registry
 from jdframework.autograd import memory
 from jdframework.autograd.graph import graph_of
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
 from jdframework.errors import ConfigError, JDError, UnsupportedModelError
 from jdframework.linearization import Forecast
 from jdframework.linearization.combination import need_of, treats_groups

@@ -9,7 +9,7 @@ from typing import Any, Final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
 from jdframework.descent.call import Call
 from jdframework.descent.checks import check_reaches
 from jdframework.descent.engine_choice import Choice
