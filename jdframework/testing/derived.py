@@ -36,7 +36,7 @@ def derived_suite(kind: Kind, name: str, **attributes: Any) -> type[Suite]:
     :raises LookupError: if a required setting has a schema from which no value follows.
 
     >>> derived_suite("weighting", "constant").config
-    {'weights': [0.5, 1.0, 1.5]}
+    {'weights': [0.7, 0.3]}
     """
     method = jd.describe(name, kind)
     schema = method.config_schema

@@ -40,7 +40,7 @@ def made(name: str, **config: Any) -> tuple[nn.Linear, jd.Descent]:
 
 
 def losses(model: nn.Module, shape: tuple[int, ...] = (4,)) -> Tensor:
-    values = (model(torch.ones(5, 3)) - 1).square().mean(0) + 0.1
+    values: Tensor = (model(torch.ones(5, 3)) - 1).square().mean(0) + 0.1
     return values[: max(1, torch.Size(shape).numel())].reshape(shape)
 
 
@@ -120,8 +120,9 @@ def test_a_state_goes_through_a_file_into_a_fresh_instance(name: str, used: bool
     saved = through_file([model.state_dict(), descent.state_dict(), optimizer.state_dict()])
     resumed_model, resumed = made(name)
     resumed_optimizer = torch.optim.Adam(both(resumed_model, resumed), lr=0.1)
-    for part, state in zip((resumed_model, resumed, resumed_optimizer), saved, strict=True):
-        part.load_state_dict(state)
+    resumed_model.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    resumed_optimizer.load_state_dict(saved[2])
     found = stepped(resumed_model, resumed, resumed_optimizer)
     torch.testing.assert_close(
         found, stepped(model, descent, optimizer), rtol=0, atol=0, equal_nan=True
@@ -180,8 +181,9 @@ def test_a_dtype_set_before_the_first_step_is_kept(name: str) -> None:
 def test_a_first_step_that_fails_tells_no_shape(name: str) -> None:
     model, descent = made(name)
     expected = made(name)[1]
-    with pytest.raises(jd.NonFiniteError):
-        descent.backward(losses(model) / 0.0)
+    for wrong in (losses(model) / 0.0, (0.0 * losses(model)).sqrt()):  # itself, or its gradient
+        with pytest.raises(jd.NonFiniteError):
+            descent.backward(wrong)
     for parameter in descent.parameters():
         assert parameter.grad is None
     for key, value in descent.state_dict().items():

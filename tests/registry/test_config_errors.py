@@ -23,9 +23,11 @@ import jdframework as jd
         (
             "constant",
             {},
-            "constant needs the setting 'weights' (One weight per objective, of any sign, as a list or "
-            'in the losses\' shape): write jd.Descent(model, "constant", weights=[0.7, 0.3]), for '
-            "instance",
+            (
+                "constant needs the setting 'weights' (One weight per objective, of any sign, as a "
+                "list or in the losses' shape): write "
+                'jd.Descent(model, "constant", weights=[0.7, 0.3]), for instance'
+            ),
         ),
         (
             "upgrad",
