@@ -29,7 +29,7 @@ demo: $(VENV)/installed  ## train with several methods on real data, and write r
 	$(BIN)/jd demo $(DEMO_ARGS)
 
 # As many processes as cores, of one thread each: threads that wait for a core spin. A file's tests
-# stay together, for what they share is dear.
+# stay together, for what they share is costly.
 test: $(VENV)/test  ## the whole test suite; PYTEST_ARGS="-k upgrad" for a part, "-n 0" for one process
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
 		--no-loadscope-reorder $(PYTEST_ARGS)

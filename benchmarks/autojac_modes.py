@@ -1,4 +1,4 @@
-"""Rows one by one or batched with vmap: what the rule in autojac's ``choice.py`` rests on.
+"""Rows one by one or batched with vmap: what the rule in autojac's ``chunk_size.py`` rests on.
 
 Each line is one kind of graph; the columns are the ways to take its rows, and what the engine
 chooses by itself. The choice is right where its time is close to the smallest of the line.

@@ -178,8 +178,8 @@ class Run:
                 inner = [m for m in self.descent.method.modules() if isinstance(m, BaseMethod)][-1]
                 stack.enter_context(inner.register_forward_hook(_no_solver))
             if fault == "out of memory":
-                shortage = stack.enter_context(_OutOfMemory(place))
-                stack.callback(lambda: self._count(fault, shortage.struck))
+                memory = stack.enter_context(_OutOfMemory(place))
+                stack.callback(lambda: self._count(fault, memory.struck))
             yield
 
 

@@ -52,8 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Renders ``$…$`` and ``$$…$$`` outside of code, so that no script has to."""
-    pieces = _CODE.split(markdown)
-    return "".join(piece if i % 2 else with_formulas(piece) for i, piece in enumerate(pieces))
+    parts = _CODE.split(markdown)
+    return "".join(part if i % 2 else with_formulas(part) for i, part in enumerate(parts))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -61,12 +61,12 @@ def with_outputs(text: str, page: str) -> str:
     >>> print(with_outputs(page, "page.md").splitlines()[5])
     2
     """
-    pieces, position = [], 0
+    parts, position = [], 0
     for printed, shown in outputs(text, page, {"__name__": "__main__"}):
         if shown:
-            pieces += [text[position : shown.start(1)], printed]
+            parts += [text[position : shown.start(1)], printed]
             position = shown.end(1)
-    return "".join([*pieces, text[position:]])
+    return "".join([*parts, text[position:]])
 
 
 @contextlib.contextmanager

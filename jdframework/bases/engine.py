@@ -16,8 +16,8 @@ from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import gradients, weighted_starts
-from jdframework.autograd.modules import trained
 from jdframework.autograd.ranks import check_one_rank
+from jdframework.autograd.shared_modules import trained
 from jdframework.bases.configured import Configured
 from jdframework.bases.scalarizer import Scalarizer
 from jdframework.config import Config, Paper, validated

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from jdframework.autograd.accumulation import jac_of
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
 from jdframework.linearization.features import Features, Representation, as_features, tasks_leaves
 
 Outputs: TypeAlias = "Tensor | Iterable[Tensor] | Mapping[str, Tensor]"

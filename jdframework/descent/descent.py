@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from jdframework import hooks, registry
-from jdframework.autograd import modules as shared_modules
+from jdframework.autograd import shared_modules
 from jdframework.autograd.accumulation import add_to_grad
 from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
@@ -26,7 +26,7 @@ from jdframework.descent.checks import (
     check_representation,
     check_wrapped,
 )
-from jdframework.descent.engine_choice import Choice, Settled, choose, is_auto, preferred_kinds
+from jdframework.descent.engine_choice import Choice, FixedEngine, choose, is_auto, preferred_kinds
 from jdframework.descent.finite import FiniteCheck, PropagatedError
 from jdframework.descent.independent import Independent, independent_batches
 from jdframework.descent.linearize import linearize
@@ -308,7 +308,7 @@ class Descent(nn.Module):
             return choose(self._shared, self.method, engine, batch_dim)
         check_on_features(self.method, engine)
         check_wrapped(self._shared)
-        return Settled(
+        return FixedEngine(
             None, "on='features' takes one backward pass of the shared modules and needs no engine"
         )
 

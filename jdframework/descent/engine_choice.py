@@ -16,27 +16,28 @@ from torch import Tensor, nn
 from jdframework import hooks, registry
 from jdframework.autograd import memory
 from jdframework.autograd.graph import graph_of
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
+from jdframework.descent.engine_requirements import WRITTEN, lacks, required
+from jdframework.descent.missing_engines import missing_engines, warn_of_missing
 from jdframework.errors import ConfigError, JDError, UnsupportedModelError
 from jdframework.linearization import Forecast
-from jdframework.linearization.combination import need_of, treats_groups
 from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 from jdframework.protocols.names import Kind
-from jdframework.registry import Spec, directory, discovery
+from jdframework.registry import Spec
 
 GraphKind: TypeAlias = tuple[frozenset[str], int]
 
 AUTOGRAD: Final = "autograd"
 """What a step runs on that needs no engine."""
-_MISSES: Final = 3
-"""How many steps an engine may miss that has served none, until it is parted with."""
+_MOST_REFUSALS: Final = 3
+"""How many steps an engine may refuse that has served none, until it is given up."""
 _USABLE: Final = 0.9
 """The share of what is free that an engine may hold; the backward pass itself takes some, too."""
 
 
-class Settled:
-    """A choice that nothing changes.
+class FixedEngine:
+    """An engine that was asked for by name, or none where none is needed: never changed.
 
     :param engine: What was asked for; None where none is needed.
     :param reason: Why, in a sentence.
@@ -68,7 +69,7 @@ class Settled:
         """Nothing follows from it."""
 
 
-class Automatic:
+class AutomaticEngine:
     """The cheapest installed engine that serves a method on a model, and then the next ones.
 
     Engines refuse a model when they are made, or a graph at a step, once they have seen it; or they
@@ -100,9 +101,9 @@ class Automatic:
         self._most_objectives = 0
         self._untried = _by_cost(self.passed_over)
         self.engine = self._next()
-        self._missing = cheaper_elsewhere(self.engine, method)
+        self._missing = missing_engines(self.engine, method)
         if told and self._missing:
-            _tell_missing(self._missing, self.engine.name)
+            warn_of_missing(self._missing, self.engine.name)
         self.taken = self.engine.name
         """The name of what the last step ran on."""
         self.reason = self._said = self._told_reason(self.engine)
@@ -111,7 +112,7 @@ class Automatic:
         self._detour_said: dict[str, str] = {}
         self._fallbacks: dict[str, Engine] = {}
         self._serving = self.engine
-        self._served = self._missed = 0
+        self._steps_served = self._steps_refused = 0
 
     def serving(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine:
         """The engine for these losses, which takes their graph, and for which there is room.
@@ -164,12 +165,12 @@ class Automatic:
             self._warn(name, why, successor)
 
     def served(self) -> None:
-        """Notes that the engine has served, and parts with one that never does."""
+        """Counts a step that was served, and gives up an engine that has refused every one."""
         if self._serving is self.engine:
-            self._served += 1
+            self._steps_served += 1
             return
-        self._missed += 1
-        if not self._served and self._missed >= _MISSES:
+        self._steps_refused += 1
+        if not self._steps_served and self._steps_refused >= _MOST_REFUSALS:
             self.engine.close()
             position = [cls.name for cls in self._untried].index(self._serving.name)
             self.engine, self._untried = self._serving, self._untried[position + 1 :]
@@ -222,7 +223,7 @@ class Automatic:
         """An engine of the class; None if it cannot serve, which is noted."""
         lacking = required(self._method) - cls.capabilities
         if lacking:
-            self.passed_over[cls.name] = _lacks(self._method, lacking)
+            self.passed_over[cls.name] = lacks(self._method, lacking)
             return None
         try:
             return registry.engine(cls.name, *self._modules, batch_dim=self._batch_dim)
@@ -287,7 +288,7 @@ class Automatic:
     def _told_reason(self, engine: Engine) -> str:
         (what,) = required(self._method)
         said = (
-            f"{self._method.name} needs the {_WRITTEN[what]}, and {engine.name} is the "
+            f"{self._method.name} needs the {WRITTEN[what]}, and {engine.name} is the "
             f"cheapest engine that can form it here"
         )
         hurdles = [told for name, told in self._hurdles.items() if name != engine.name]
@@ -295,9 +296,7 @@ class Automatic:
         return f"{said}: {'; '.join(hurdles)}" if hurdles else said
 
 
-Choice = Automatic | Settled
-
-_WRITTEN: Final = {"gramian": "Gramian", "jacobian": "Jacobian"}
+Choice = AutomaticEngine | FixedEngine
 
 
 def choose(
@@ -318,9 +317,11 @@ def choose(
     :raises UnsupportedModelError: if it cannot serve, or none can.
     """
     if method.kind == "scalarizer":
-        return Settled(None, f"{method.name} is a scalarizer: one backward pass is all it takes")
+        return FixedEngine(
+            None, f"{method.name} is a scalarizer: one backward pass is all it takes"
+        )
     if is_auto(engine):
-        return Automatic(modules, method, batch_dim, told=told)
+        return AutomaticEngine(modules, method, batch_dim, told=told)
     if isinstance(engine, str | Mapping):
         found = registry.engine(engine, *modules, **_batch_dim_for(engine, batch_dim))
     else:
@@ -331,7 +332,7 @@ def choose(
             f"the method {method.name!r} needs the {' and the '.join(sorted(lacking))}, "
             f"which the engine {found.name!r} does not form: use engine='auto'"
         )
-    return Settled(found, f"{found.name} was asked for")
+    return FixedEngine(found, f"{found.name} was asked for")
 
 
 def forecast(
@@ -380,49 +381,6 @@ def preferred_kinds(cheapest: bool) -> tuple[Kind, ...]:
     return ("scalarizer", *gradients) if cheapest else (*gradients, "scalarizer")
 
 
-def required(method: Any) -> frozenset[str]:
-    """What an engine must be capable of, to serve the method."""
-    needs_rows = not method.needs.isdisjoint({"jacobian", "cross-gramian"})
-    if method.kind == "aggregator" and not treats_groups(method):
-        needs_rows = needs_rows or need_of(method, 0) != "gramian"
-    return frozenset({"jacobian"} if needs_rows else {"gramian"})
-
-
-def cheaper_elsewhere(engine: Engine, method: Any) -> list[directory.Published]:
-    """The published engines that would serve a method for less, and are not installed.
-
-    :param engine: What serves it here.
-    :param method: A weighting or an aggregator.
-    """
-    needed, here = required(method), discovery.catalogue()
-    cost = getattr(engine, "cost", 0)
-    return [
-        known
-        for known in directory.published()
-        if known["kind"] == "engine"
-        and known.get("cost", cost) < cost
-        and needed <= set(known.get("capabilities", ()))
-        and not here.find("engine", known["name"])
-        and not here.find_blocked("engine", known["name"])
-    ]
-
-
-_told_missing: Final[set[str]] = set()
-
-
-def _tell_missing(missing: Sequence[directory.Published], taken: str) -> None:
-    """Says once in a program what would make steps cheaper."""
-    for known in missing:
-        if known["name"] not in _told_missing:
-            _told_missing.add(known["name"])
-            warnings.warn(
-                f"steps run on {taken}, and the engine {known['name']!r}, which takes a fraction "
-                f"of its time where it serves, is not installed: pip install "
-                f"{known['distribution']}",
-                stacklevel=2,
-            )
-
-
 def why_not(cls: Any, method: Any, choice: Choice) -> str:
     """Why an installed engine was not taken.
 
@@ -436,8 +394,8 @@ def why_not(cls: Any, method: Any, choice: Choice) -> str:
         return choice.passed_over[cls.name]
     lacking = required(method) - cls.capabilities
     if lacking:
-        return _lacks(method, lacking)
-    if isinstance(choice, Settled):
+        return lacks(method, lacking)
+    if isinstance(choice, FixedEngine):
         return f"{choice.engine.name} was asked for"
     return f"costlier than {choice.taken}, which serves as well"
 
@@ -458,11 +416,6 @@ def installed(broken: dict[str, str]) -> list[Any]:
 
 def _by_cost(broken: dict[str, str]) -> list[Any]:
     return installed(broken) or [registry.resolve("engine", "autojac")]
-
-
-def _lacks(method: Any, lacking: frozenset[str]) -> str:
-    needed = " and the ".join(_WRITTEN[one] for one in sorted(lacking))
-    return f"forms no {needed}, which {method.name} needs"
 
 
 def _batch_dim_for(engine: str | Mapping[str, Any], batch_dim: int | None) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from jdframework import registry
-from jdframework.autograd import memory
-from jdframework.autograd import modules as shared_modules
+from jdframework.autograd import memory, shared_modules
 from jdframework.descent.engine_choice import (
     Choice,
     choose,

@@ -9,14 +9,14 @@ from typing import Any, Final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
 from jdframework.descent.call import Call
 from jdframework.descent.checks import check_reaches
 from jdframework.descent.engine_choice import Choice
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Linearization
 from jdframework.linearization.combination import linearized
-from jdframework.linearization.cross_gramian import Crossed, WithCrossGramian, cross_gramian
+from jdframework.linearization.cross_gramian import BatchProducts, WithCrossGramian, cross_gramian
 from jdframework.linearization.features import Cut, cut_losses
 from jdframework.linearization.heads import on_features
 from jdframework.protocols import Engine
@@ -52,7 +52,7 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
         return cut_losses(given.tensors, call.features, shared, call.retain_graph)
 
     def attempt(engine: Engine | None) -> Linearized:
-        crossed = cross_gramian(engine, *(given, *others)[-2:]) if engine and others else None
+        products = cross_gramian(engine, *(given, *others)[-2:]) if engine and others else None
         lin: Linearization
         cut = at_features()
         if engine is not None:
@@ -60,10 +60,10 @@ def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Modu
         else:
             assert cut is not None
             lin = on_features(cut, shared, call.retain_graph)
-        lin = call.scale.hidden_in(lin)
-        if crossed is not None:
-            crossed = Crossed(*map(call.scale.unscaled_products, crossed))
-            lin = WithCrossGramian(lin, crossed, is_of_losses=len(others) == 1)
+        lin = call.scale.unscaled_linearization(lin)
+        if products is not None:
+            products = BatchProducts(*map(call.scale.unscaled_products, products))
+            lin = WithCrossGramian(lin, products, is_of_losses=len(others) == 1)
         try:
             return lin, lin.gramians()
         except BaseException:

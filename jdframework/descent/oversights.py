@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 
-from jdframework.autograd.modules import trained
+from jdframework.autograd.shared_modules import trained
 from jdframework.bases import WeightedSum, Wrapper
 
 _UNMOVED: Final = 3

@@ -97,8 +97,8 @@ def _moderated(solve: Solve, gramian: Array, linear: Array, found: Array) -> Arr
     ridge = 2 * len(gramian) * max(precision, (_SHORT * rows_precision(precision)) ** 2) * squares
     moderate = np.zeros_like(found[:, large])
     for _ in range(_ROUNDS):
-        around = linear[:, large] - ridge[:, None] * moderate
-        moderate = solve(gramian + np.diag(ridge), around)
+        right_side = linear[:, large] - ridge[:, None] * moderate
+        moderate = solve(gramian + np.diag(ridge), right_side)
     found = found.copy()
     found[:, large] = moderate
     return found

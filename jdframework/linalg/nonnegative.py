@@ -96,8 +96,8 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         left = np.flatnonzero(residual > _AIM + rounding(solution))
         if not left.size:
             break
-        around = linear[:, left] - ridge(m) * solution[:, left]
-        improve(left, _lawson_hanson(factor, around))
+        right_side = linear[:, left] - ridge(m) * solution[:, left]
+        improve(left, _lawson_hanson(factor, right_side))
     left = np.flatnonzero(residual > _ACCEPTED)
     if left.size:
         improve(left, pivoted(unit, linear[:, left], patience=_PATIENCE * m))

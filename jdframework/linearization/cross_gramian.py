@@ -16,8 +16,8 @@ from jdframework.linearization.objectives import Objectives
 from jdframework.protocols import Engine
 
 
-class Crossed(NamedTuple):
-    """What two batches give."""
+class BatchProducts(NamedTuple):
+    """The inner products of the gradients of two batches."""
 
     cross: Float[Tensor, "m m"]
     """``J₁ J₂ᵀ``."""
@@ -29,17 +29,19 @@ class WithCrossGramian(Wrapped):
     """A linearization whose weights come from two batches' gradients, one of which may be its own.
 
     :param inner: What the update is taken from.
-    :param crossed: What the two batches give.
+    :param products: Those of the two batches.
     :param is_of_losses: Whether the first of them is that of the losses.
     """
 
-    def __init__(self, inner: Linearization, crossed: Crossed, *, is_of_losses: bool) -> None:
+    def __init__(
+        self, inner: Linearization, products: BatchProducts, *, is_of_losses: bool
+    ) -> None:
         super().__init__(inner)
-        self._crossed, self._is_of_losses = crossed, is_of_losses
+        self._products, self._is_of_losses = products, is_of_losses
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
         """The cross-gramian, in the place of the Gramian."""
-        return [self._crossed.cross]
+        return [self._products.cross]
 
     @property
     def covered(self) -> Sequence[Tensor]:
@@ -48,10 +50,10 @@ class WithCrossGramian(Wrapped):
 
     def recorded(self, gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:
         """The Gramian of the losses, if it is known."""
-        return self._crossed.gramian if self._is_of_losses else None
+        return self._products.gramian if self._is_of_losses else None
 
 
-def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Crossed:
+def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> BatchProducts:
     """The inner products of two batches' gradients, and of the first one's; both graphs stay.
 
     Where the second batch's losses are separate tensors, whose rows an engine takes one by one
@@ -67,7 +69,7 @@ def cross_gramian(engine: Engine, first: Objectives, second: Objectives) -> Cros
     else:
         others = (_rows(engine, [loss]) for loss in second.tensors)
         cross = torch.cat([inner_products(rows, row) for row in others], dim=1)
-    return Crossed(cross, gramian(rows))
+    return BatchProducts(cross, gramian(rows))
 
 
 def _rows(engine: Engine, losses: Tensor | list[Tensor]) -> list[Tensor]:

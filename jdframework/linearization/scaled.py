@@ -47,7 +47,7 @@ class LossScale:
             return given
         return replace(given, tensors=tuple(self._scaler.scale(t) for t in given.tensors))
 
-    def hidden_in(self, lin: Linearization) -> Linearization:
+    def unscaled_linearization(self, lin: Linearization) -> Linearization:
         """A linearization of scaled losses, of which a method sees what it would without."""
         return lin if self.factor is None else Scaled(lin, self.factor)
 

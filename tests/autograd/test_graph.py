@@ -39,10 +39,10 @@ def test_the_order_does_not_change_between_runs() -> None:
 
 
 def test_the_walk_stops_at_the_features_but_not_at_what_goes_around_them() -> None:
-    trunk, around, head = (torch.ones(2, requires_grad=True) for _ in range(3))
-    features = trunk * around
+    trunk, mixed, head = (torch.ones(2, requires_grad=True) for _ in range(3))
+    features = trunk * mixed
     assert same(leaves_of([(features * head).sum()], stop_at=[features]), [head])
-    assert same(leaves_of([(features * head * around).sum()], stop_at=[features]), [head, around])
+    assert same(leaves_of([(features * head * mixed).sum()], stop_at=[features]), [head, mixed])
 
 
 def test_one_output_of_an_operation_does_not_hide_the_others() -> None:

@@ -13,7 +13,7 @@ import jdframework as jd
 from jdframework import registry
 from jdframework.autograd import memory
 from jdframework.bases import Aggregator, JacobianWeighting
-from jdframework.descent import engine_choice
+from jdframework.descent import engine_choice, missing_engines
 from jdframework.registry import discovery
 
 
@@ -200,7 +200,7 @@ def test_a_cheaper_engine_that_is_not_installed_is_named_once(
 
     found: Any = discovery.Catalogue.find
     monkeypatch.setattr(discovery.Catalogue, "find", absent)
-    monkeypatch.setattr(engine_choice, "_told_missing", set())
+    monkeypatch.setattr(missing_engines, "_told", set())
     names = [name for name in jd.available("engine") if name != "autogram"]
     monkeypatch.setattr(registry, "available", lambda kind: names)
     model = nn.Linear(10, 10)
@@ -217,7 +217,7 @@ def test_an_engine_that_is_blocked_is_not_said_to_be_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("JD_DISABLE_PLUGINS", "autogram")
-    monkeypatch.setattr(engine_choice, "_told_missing", set())
+    monkeypatch.setattr(missing_engines, "_told", set())
     model = nn.Linear(10, 10)
     step = jd.Descent(model, "upgrad").backward(losses_of(model))
     assert step.engine == "autojac"

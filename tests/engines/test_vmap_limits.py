@@ -63,7 +63,7 @@ class Buffered(torch.autograd.Function):
         return 3.0 * found
 
 
-class Foreign(torch.autograd.Function):
+class NumpyBackward(torch.autograd.Function):
     """Leaves torch and comes back."""
 
     @staticmethod
@@ -126,7 +126,7 @@ MIDDLES: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
     "function without a rule": (lambda: Applied(Sine.apply), None),
     "control flow in backward": (lambda: Applied(Clipped.apply), r"calling \.item\(\)"),
     "memory of its own in backward": (lambda: Applied(Buffered.apply), "broadcast shape"),
-    "numpy in backward": (lambda: Applied(Foreign.apply), "data pointer"),
+    "numpy in backward": (lambda: Applied(NumpyBackward.apply), "data pointer"),
     "hook with control flow": (lambda: Applied(hooked), r"calling \.item\(\)"),
     "random numbers in backward": (Checkpointed, "random operation"),
     "RNN": (lambda: LastStep(nn.RNN), None),

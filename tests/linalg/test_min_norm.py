@@ -83,8 +83,8 @@ def test_two_rows_have_their_closed_form() -> None:
     for _ in range(100):
         rows = random.standard_normal((2, 3)) * 10.0 ** random.uniform(-6, 6, (2, 1))
         short, long = sorted(rows, key=lambda row: float(np.linalg.norm(row)))
-        apart = short - long
-        expected = short - np.clip((short @ apart) / (apart @ apart), 0.0, 1.0) * apart
+        edge = short - long
+        expected = short - np.clip((short @ edge) / (edge @ edge), 0.0, 1.0) * edge
         found = weights_of(rows @ rows.T) @ rows
         np.testing.assert_allclose(found, expected, atol=1e-9 * np.linalg.norm(short))
 

@@ -46,7 +46,7 @@ def normal(m: int, n: int, generator: Generator) -> Tensor:
 
 
 def close_rows(generator: Generator) -> Iterator[tuple[str, Tensor]]:
-    """Twenty gradients of ten numbers, and twelve of thirty, that are hard to tell apart."""
+    """Twenty gradients of ten numbers, and twelve of thirty, that are nearly dependent."""
     base, center = normal(20, 10, generator), normal(1, 10, generator)
     yield "random", base
     yield "beside each other", center + 1e-3 * base
@@ -127,9 +127,9 @@ def test_the_order_of_dependent_rows_changes_nothing(
 def test_dependent_rows_count_by_their_lengths(name: str, kind: Callable[..., Tensor]) -> None:
     for jacobian, generator in dependent(kind):
         first, second = torch.rand(2, len(jacobian), 1, generator=generator)
-        apart = [_direction(name, lengths * jacobian) for lengths in (first, second)]
+        separate = [_direction(name, lengths * jacobian) for lengths in (first, second)]
         together = _direction(name, (0.3 * first + 0.6 * second) * jacobian)
-        expected = 0.3 * apart[0] + 0.6 * apart[1]
+        expected = 0.3 * separate[0] + 0.6 * separate[1]
         assert (together - expected).norm() <= NEAR * jacobian.norm(dim=1).max()
 
 

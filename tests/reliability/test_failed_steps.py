@@ -169,11 +169,11 @@ def test_a_large_state_is_undone_without_a_copy() -> None:
     rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     aggregator(rows)
     before = aggregator.tracked.data_ptr()
-    undone = StateRollback(aggregator)
-    with contextlib.suppress(KeyError), undone:
+    rollback = StateRollback(aggregator)
+    with contextlib.suppress(KeyError), rollback:
         aggregator(2 * rows)
         assert aggregator.tracked.data_ptr() != before
         raise KeyError
     assert aggregator.tracked.data_ptr() == before
-    copies = {name: copied for _, name, _, copied in undone._before}
+    copies = {name: copied for _, name, _, copied in rollback._before}
     assert copies["tracked"] is None

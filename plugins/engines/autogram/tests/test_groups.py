@@ -1,4 +1,4 @@
-"""A method that treats groups of parameters apart gets the Gramian of each, in one pass."""
+"""A method with groups of parameters gets the Gramian of each, in one pass."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Inverse(bases.GramianWeighting):
         return 1 / gramian.diagonal()
 
 
-class Apart:
-    """What treats the given groups of parameters apart."""
+class OwnGroups:
+    """A method for each of the given groups of parameters."""
 
-    kind, name, needs = "aggregator", "apart", frozenset({"gramian"})
+    kind, name, needs = "aggregator", "own-groups", frozenset({"gramian"})
 
     def __init__(self, groups: Sequence[Sequence[int]], inner: Any = None) -> None:
         self._groups = [(inner or Inverse(), members) for members in groups]
@@ -93,7 +93,7 @@ def test_each_group_is_weighted_by_its_own_gramian(
         whole = engine.compute_gramian(losses)
         lin = engine.linearize([losses], groups=groups)
         torch.testing.assert_close(sum(lin.gramians()), whole)
-        assert engine.backward(losses_of(model, batch_dim), Apart(groups)) is None
+        assert engine.backward(losses_of(model, batch_dim), OwnGroups(groups)) is None
         for parameter, gradient in zip(model.parameters(), wanted, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
@@ -101,7 +101,7 @@ def test_each_group_is_weighted_by_its_own_gramian(
 def test_a_group_that_no_loss_depends_on_is_left_alone() -> None:
     model, unused = Tied().to(F64), nn.Linear(2, 2).to(F64)
     engine = Autogram(model, unused)
-    engine.backward(losses_of(model, None), Apart([[0, 1, 2, 3, 4], [5, 6]]))
+    engine.backward(losses_of(model, None), OwnGroups([[0, 1, 2, 3, 4], [5, 6]]))
     assert unused.weight.grad is None
     assert model.scale.grad is not None
 
@@ -110,9 +110,9 @@ def test_parameters_outside_of_all_groups_are_refused() -> None:
     model, head = Tied().to(F64), nn.Linear(3, 2).to(F64)
     losses = head(model(torch.randn(5, 4, dtype=F64))).square().mean(0)
     with pytest.raises(
-        jd.UnsupportedModelError, match=r"'apart' is, has no update.*give features=…"
+        jd.UnsupportedModelError, match=r"'own-groups' is, has no update.*give features=…"
     ):
-        Autogram(model).backward(losses, Apart(GROUPS["layers"]))
+        Autogram(model).backward(losses, OwnGroups(GROUPS["layers"]))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -122,7 +122,7 @@ def test_heads_past_the_features_get_the_gradient_of_the_sum() -> None:
     losses = head(features).square().mean(0)
     wanted = expected(model, losses, GROUPS["layers"])
     summed = torch.autograd.grad(losses.sum(), head.weight, retain_graph=True)[0]
-    Autogram(model).backward(losses, Apart(GROUPS["layers"]), features=[features])
+    Autogram(model).backward(losses, OwnGroups(GROUPS["layers"]), features=[features])
     torch.testing.assert_close(head.weight.grad, summed)
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
@@ -135,4 +135,4 @@ def test_a_group_that_needs_the_rows_is_refused() -> None:
 
     model = Tied().to(F64)
     with pytest.raises(jd.UnsupportedModelError, match="'rows' needs the Jacobian"):
-        Autogram(model).backward(losses_of(model, None), Apart(GROUPS["layers"], Rows()))
+        Autogram(model).backward(losses_of(model, None), OwnGroups(GROUPS["layers"], Rows()))

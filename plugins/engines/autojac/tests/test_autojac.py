@@ -17,7 +17,7 @@ from jdframework.bases import Aggregator, GramianWeighting, JacobianWeighting
 from jdframework.testing.architectures import ARCHITECTURES, Architecture
 
 from jd_plugin_autojac import Autojac
-from jd_plugin_autojac.choice import chunk_size
+from jd_plugin_autojac.chunk_size import chunk_size
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 QUIET = "ignore:There is a performance drop because we have not yet implemented:UserWarning"
@@ -175,8 +175,8 @@ def test_separate_losses_give_what_the_stacked_ones_give() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     losses = model(torch.randn(6, 4, dtype=torch.float64)).square().mean(0)
     engine = Autojac(model)
-    apart = engine.compute_gramian(list(losses.unbind()))
-    torch.testing.assert_close(apart, engine.compute_gramian(losses))
+    separate = engine.compute_gramian(list(losses.unbind()))
+    torch.testing.assert_close(separate, engine.compute_gramian(losses))
 
 
 def test_gradients_are_added_to_what_is_there() -> None:

@@ -56,9 +56,9 @@ def unit(weights: Any, dtype: torch.dtype = torch.float64) -> Tensor:
 def test_the_two_distances_are_those_of_pythagoras() -> None:
     losses = some_losses(3)
     along = jd.scalarizer("pbi", theta=0, weights=WEIGHTS)(losses)
-    aside = jd.scalarizer("pbi", theta=1, weights=WEIGHTS)(losses) - along
+    perpendicular = jd.scalarizer("pbi", theta=1, weights=WEIGHTS)(losses) - along
     torch.testing.assert_close(along, losses @ unit(WEIGHTS))
-    torch.testing.assert_close(along**2 + aside**2, losses @ losses)
+    torch.testing.assert_close(along**2 + perpendicular**2, losses @ losses)
 
 
 def test_the_reference_is_the_origin_of_both_distances() -> None:

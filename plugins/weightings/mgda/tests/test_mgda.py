@@ -82,8 +82,8 @@ def test_two_objectives_have_their_closed_form() -> None:
         exponents = 12 * torch.rand(2, 1, generator=generator, dtype=torch.float64) - 6
         jacobian = rows * 10.0**exponents
         short, long = jacobian[jacobian.norm(dim=1).argsort()]
-        apart = short - long
-        expected = short - (short @ apart / apart.square().sum()).clamp(0.0, 1.0) * apart
+        edge = short - long
+        expected = short - (short @ edge / edge.square().sum()).clamp(0.0, 1.0) * edge
         found = jd.weighting("mgda")(jacobian @ jacobian.T) @ jacobian
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(short.norm()))
 

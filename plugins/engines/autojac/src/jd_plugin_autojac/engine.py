@@ -18,7 +18,7 @@ from jdframework.bases import EngineConfig, JacobianEngine
 from jdframework.bases.jacobian_engine import Starts
 from jdframework.linearization import Forecast
 
-from jd_plugin_autojac.choice import chunk_size
+from jd_plugin_autojac.chunk_size import chunk_size
 from jd_plugin_autojac.rows import Rows
 
 

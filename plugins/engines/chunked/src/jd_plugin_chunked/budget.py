@@ -11,7 +11,7 @@ from jdframework import hooks
 from jdframework.autograd.memory import setting_in_bytes
 
 from jd_plugin_chunked.layout import Layout
-from jd_plugin_chunked.shortage import Shortage
+from jd_plugin_chunked.out_of_memory import OutOfMemory
 
 _USUAL_SHARE: Final = 0.5
 _MOST_ROWS: Final = 256
@@ -76,39 +76,39 @@ class Budget:
             entries = min(entries, self._most_entries)
         return max(entries // m, 1)
 
-    def take_fewer_rows(self, tried: int, shortage: Shortage) -> None:
+    def take_fewer_rows(self, tried: int, failure: OutOfMemory) -> None:
         """Halves the rows of a pass.
 
         :param tried: With how many memory ran out; more than one.
-        :param shortage: What the allocator said.
+        :param failure: What the allocator said.
         """
         self._most_rows = tried // 2
-        self.tell(shortage, f"takes {self._most_rows} rows at once instead of {tried}")
+        self.tell(failure, f"takes {self._most_rows} rows at once instead of {tried}")
 
-    def take_fewer_columns(self, m: int, tried: int, shortage: Shortage) -> None:
+    def take_fewer_columns(self, m: int, tried: int, failure: OutOfMemory) -> None:
         """Halves the columns that are worked on at once.
 
         :param m: The number of rows.
         :param tried: With how many columns memory ran out.
-        :param shortage: What the allocator said.
+        :param failure: What the allocator said.
         :raises BaseException: the allocator's error, if there is nothing to halve.
         """
         if tried == 1:
-            raise shortage.error
+            raise failure.error
         self._most_entries = tried // 2 * m
-        self.tell(shortage, f"works on {tried // 2} columns at once instead of {tried}")
+        self.tell(failure, f"works on {tried // 2} columns at once instead of {tried}")
 
-    def tell(self, shortage: Shortage, remedy: str) -> None:
+    def tell(self, failure: OutOfMemory, remedy: str) -> None:
         """Tells users once, and observers each time, how the step goes on.
 
-        :param shortage: What the allocator said.
+        :param failure: What the allocator said.
         :param remedy: What the engine does.
         """
         if not self._told:
             self._told = True
             warnings.warn(
-                f"chunked {remedy} and goes on: memory ran out ({shortage.reason}); a smaller "
+                f"chunked {remedy} and goes on: memory ran out ({failure.reason}); a smaller "
                 f"memory=… avoids the failed attempts",
                 stacklevel=2,
             )
-        hooks.call("jd_fallback", name="chunked", reason=f"{remedy}: {shortage.reason}")
+        hooks.call("jd_fallback", name="chunked", reason=f"{remedy}: {failure.reason}")

@@ -16,8 +16,8 @@ from jdframework.linearization import RowFunction
 from jdframework.linearization.blocks import as_reals
 
 from jd_plugin_chunked.layout import Layout
+from jd_plugin_chunked.out_of_memory import OutOfMemory, attempt
 from jd_plugin_chunked.rows import Rows
-from jd_plugin_chunked.shortage import Shortage, attempt
 
 _COPIES_OF_A_PRODUCT: Final = 2
 _COPIES_OF_AN_AGGREGATION: Final = 6
@@ -108,8 +108,8 @@ class Direction:
         :param stop: The one after the last.
         :param values: One per column.
         """
-        for piece in self._layout.pieces(start, stop):
-            as_reals(self._flat[piece.position]).view(-1)[piece.within] = values[piece.at]
+        for part in self._layout.tensors_in(start, stop):
+            as_reals(self._flat[part.position]).view(-1)[part.within] = values[part.at]
 
 
 def _each_block(
@@ -121,7 +121,7 @@ def _each_block(
         while start < last:
             width = min(rows.budget.columns(rows.m, rows.layout, copies), last - start)
             result = attempt(partial(use, start, start + width))
-            if isinstance(result, Shortage):
+            if isinstance(result, OutOfMemory):
                 rows.budget.take_fewer_columns(rows.m, width, result)
             else:
                 start += width

@@ -13,10 +13,10 @@ from jdframework.bases import Engine, EngineConfig
 from jdframework.bases.jacobian_engine import Starts
 from jdframework.linearization import Demand
 
-from jd_plugin_chunked.amount import Memory
 from jd_plugin_chunked.budget import Budget
 from jd_plugin_chunked.layout import Layout
 from jd_plugin_chunked.linearization import ChunkedLinearization
+from jd_plugin_chunked.memory_setting import Memory
 from jd_plugin_chunked.passes import Passes
 
 

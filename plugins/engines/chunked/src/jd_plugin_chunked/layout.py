@@ -13,7 +13,7 @@ from torch import Tensor
 from jdframework.linearization.blocks import columns_of, of_reals
 
 
-class Piece(NamedTuple):
+class TensorColumns(NamedTuple):
     """The part of one tensor's columns that lies in a range of columns."""
 
     position: int
@@ -53,14 +53,14 @@ class Layout:
         """Those of one input."""
         return slice(self._starts[position], self._starts[position + 1])
 
-    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+    def tensors_in(self, start: int, stop: int) -> Iterator[TensorColumns]:
         """What the columns ``start`` to ``stop`` consist of."""
         for position in range(len(self.inputs)):
             mine = self.columns(position)
             first, last = max(start, mine.start), min(stop, mine.stop)
             if first < last:
                 within = slice(first - mine.start, last - mine.start)
-                yield Piece(position, within, slice(first - start, last - start))
+                yield TensorColumns(position, within, slice(first - start, last - start))
 
     def ranges(self, positions: Iterable[int]) -> list[tuple[int, int]]:
         """The columns of some inputs as ranges, neighbours joined.

@@ -19,9 +19,9 @@ from jdframework.linearization.combination import NOTHING_REACHED
 from jd_plugin_chunked import columns, storage
 from jd_plugin_chunked.budget import Budget
 from jd_plugin_chunked.layout import Layout
+from jd_plugin_chunked.out_of_memory import OutOfMemory, attempt, is_out_of_memory
 from jd_plugin_chunked.passes import Passes
 from jd_plugin_chunked.rows import KeptRows, RecomputedRows, Rows
-from jd_plugin_chunked.shortage import Shortage, attempt, is_out_of_memory
 
 if TYPE_CHECKING:
     from jd_plugin_chunked.engine import Chunked
@@ -55,7 +55,7 @@ class ChunkedLinearization(Linearization):
         self._reached = [i for i, t in enumerate(self.inputs) if starts.graph.reaches(t)]
         there = {position: number for number, position in enumerate(self._reached)}
         self._members = [[there[i] for i in group if i in there] for group in self.groups]
-        self._taken: Rows | None = None
+        self._known_rows: Rows | None = None
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
         """See :meth:`jdframework.linearization.Linearization.gramians`."""
@@ -73,8 +73,8 @@ class ChunkedLinearization(Linearization):
         with self._forgetting_failures():
             for number, (weight, own) in enumerate(pairs):
                 tensors += [self._layout.inputs[position] for position in own]
-                if isinstance(self._taken, KeptRows):
-                    found += columns.weighted_sum(self._taken, own, weight)
+                if isinstance(self._known_rows, KeptRows):
+                    found += columns.weighted_sum(self._known_rows, own, weight)
                 else:
                     last = number == len(pairs) - 1 and not self.outside
                     found += self._weighted(weight, own, self._retain or not last)
@@ -136,7 +136,7 @@ class ChunkedLinearization(Linearization):
 
     def close(self) -> None:
         """Lets go of the rows."""
-        self._taken = None
+        self._known_rows = None
 
     @cached_property
     def _layout(self) -> Layout:
@@ -149,9 +149,9 @@ class ChunkedLinearization(Linearization):
         return self._engine.budget
 
     def _rows(self) -> Rows:
-        if self._taken is None:
-            self._taken = self._new_rows()
-        return self._taken
+        if self._known_rows is None:
+            self._known_rows = self._new_rows()
+        return self._known_rows
 
     def _new_rows(self) -> Rows:
         if self._engine.config.offload is not None or self._is_whole:
@@ -159,7 +159,7 @@ class ChunkedLinearization(Linearization):
         budget = self._budget
         if not self._is_nowhere(budget):
             kept = attempt(self._kept)
-            if not isinstance(kept, Shortage):
+            if not isinstance(kept, OutOfMemory):
                 return kept
             if self._passes.freed:
                 raise kept.error
@@ -207,7 +207,7 @@ class ChunkedLinearization(Linearization):
         assert isinstance(rows, KeptRows)
         call: Callable[[], Tensor] = partial(_called, function, rows, self._members[group])
         result = attempt(call)
-        while isinstance(result, Shortage):
+        while isinstance(result, OutOfMemory):
             if not rows.move(result):
                 raise result.error
             result = attempt(call)

@@ -15,7 +15,7 @@ from jdframework.autograd.retained_gradients import (
 from jdframework.autograd.vmap import batched_gradients, tell_fallback
 from jdframework.bases.jacobian_engine import Starts
 
-from jd_plugin_chunked.shortage import is_out_of_memory
+from jd_plugin_chunked.out_of_memory import is_out_of_memory
 
 
 class Passes:

@@ -13,9 +13,9 @@ from torch import Tensor
 from jdframework.linearization.blocks import as_reals
 
 from jd_plugin_chunked.budget import Budget
-from jd_plugin_chunked.layout import Layout, Piece
+from jd_plugin_chunked.layout import Layout, TensorColumns
+from jd_plugin_chunked.out_of_memory import OutOfMemory, attempt
 from jd_plugin_chunked.passes import Passes
-from jd_plugin_chunked.shortage import Shortage, attempt
 from jd_plugin_chunked.storage import Place, matrix
 from jd_plugin_chunked.transfer import on_device, transfer_to
 
@@ -48,7 +48,7 @@ class Rows(ABC):
         inputs: Sequence[Tensor],
         put: Put,
         retain_graph: bool,
-        make_room: Callable[[Shortage], bool] = lambda _: False,
+        make_room: Callable[[OutOfMemory], bool] = lambda _: False,
     ) -> None:
         """Takes all rows, in chunks.
 
@@ -65,7 +65,7 @@ class Rows(ABC):
             count = min(self.budget.rows(self.layout), left) if self._passes.batched else 1
             keep = retain_graph or first + count < self.m
             taken = attempt(partial(self._chunk, first, count, inputs, put, keep))
-            if not isinstance(taken, Shortage):
+            if not isinstance(taken, OutOfMemory):
                 first += count
             elif self._passes.freed:
                 raise taken.error
@@ -125,15 +125,15 @@ class KeptRows(Rows):
         parts = [self.matrix[:, start:stop] for start, stop in self.layout.ranges(positions)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def move(self, shortage: Shortage) -> bool:
+    def move(self, failure: OutOfMemory) -> bool:
         """Moves what is there to the next place; False if there is none.
 
-        :param shortage: Why.
+        :param failure: Why.
         """
         if len(self._places) == 1:
             return False
         self._transfer.finish()
-        self._leave_place(shortage)
+        self._leave_place(failure)
         moved = self._allocated()
         moved.copy_(self.matrix)
         self.matrix = moved
@@ -143,16 +143,16 @@ class KeptRows(Rows):
     def _allocated(self) -> Tensor:
         while True:
             found = attempt(partial(matrix, self.place, self.m, self.layout, self._directory))
-            if not isinstance(found, Shortage):
+            if not isinstance(found, OutOfMemory):
                 return found
             if len(self._places) == 1:
                 raise found.error
             self._leave_place(found)
 
-    def _leave_place(self, shortage: Shortage) -> None:
+    def _leave_place(self, failure: OutOfMemory) -> None:
         left = self._places.pop(0)
         self.budget.leave_device()
-        self.budget.tell(shortage, f"keeps the rows on the {self.place} instead of the {left}")
+        self.budget.tell(failure, f"keeps the rows on the {self.place} instead of the {left}")
 
     def _put(self, first: int, count: int, found: Sequence[Tensor | None]) -> None:
         self._transfer.put(first, count, found)
@@ -169,11 +169,11 @@ class RecomputedRows(Rows):
 
     def block(self, start: int, stop: int) -> Tensor:
         """See :meth:`Rows.block`."""
-        pieces = list(self.layout.pieces(start, stop))
+        parts = list(self.layout.tensors_in(start, stop))
         shape = (self.m, stop - start)
         block = torch.empty(shape, dtype=self.layout.dtype, device=self.layout.device)
-        inputs = [self.layout.inputs[piece.position] for piece in pieces]
-        self._take_all(inputs, _Columns(block, pieces).put, retain_graph=True)
+        inputs = [self.layout.inputs[part.position] for part in parts]
+        self._take_all(inputs, _Columns(block, parts).put, retain_graph=True)
         return block
 
     def weighted(
@@ -196,13 +196,13 @@ class RecomputedRows(Rows):
 class _Columns:
     """Takes of each row what belongs to a block of columns."""
 
-    def __init__(self, block: Tensor, pieces: Sequence[Piece]) -> None:
-        self._block, self._pieces = block, pieces
+    def __init__(self, block: Tensor, parts: Sequence[TensorColumns]) -> None:
+        self._block, self._parts = block, parts
 
     def put(self, first: int, count: int, found: Sequence[Tensor | None]) -> None:
-        for piece, gradient in zip(self._pieces, found, strict=True):
-            target = self._block[first : first + count, piece.at]
+        for part, gradient in zip(self._parts, found, strict=True):
+            target = self._block[first : first + count, part.at]
             if gradient is None:
                 target.zero_()
             else:
-                target.copy_(as_reals(gradient).reshape(count, -1)[:, piece.within])
+                target.copy_(as_reals(gradient).reshape(count, -1)[:, part.within])

@@ -90,8 +90,9 @@ class PBI(Scalarizer):
         size = _size(point)  # the square of a float32 is lost below 1e-22 and above 1e19
         point = point / size
         along = point @ direction
-        aside = point - along * direction
-        distance = torch.linalg.vector_norm(torch.where(_is_rounding(aside, point), 0, aside))
+        perpendicular = point - along * direction
+        perpendicular = torch.where(_is_rounding(perpendicular, point), 0, perpendicular)
+        distance = torch.linalg.vector_norm(perpendicular)
         value: Tensor = size * (along + self.config.theta * distance)
         return value
 
@@ -103,9 +104,9 @@ def _size(vector: Float[Tensor, " m"]) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def _is_rounding(aside: Float[Tensor, " m"], point: Float[Tensor, " m"]) -> Tensor:
+def _is_rounding(perpendicular: Float[Tensor, " m"], point: Float[Tensor, " m"]) -> Tensor:
     """Whether what is left of ``point`` beside its direction is no more than rounding errors."""
     norm = torch.linalg.vector_norm
     error = (point.numel() ** 0.5 + 8) * torch.finfo(point.dtype).eps
-    negligible: Tensor = norm(aside) <= error * norm(point)
+    negligible: Tensor = norm(perpendicular) <= error * norm(point)
     return negligible

@@ -190,8 +190,8 @@ def _multipliers(solver: str, unit: Array, wanted: Array, rounding: float) -> Ar
     # part does not know all of what is wanted. A ridge around the last solution mends both.
     found = np.zeros_like(wanted)
     for _ in range(_ROUNDS):
-        around = wanted + rounding * found
-        found = solve(unit + rounding * np.eye(len(unit)), -around[:, None])[:, 0]
+        right_side = wanted + rounding * found
+        found = solve(unit + rounding * np.eye(len(unit)), -right_side[:, None])[:, 0]
     return found
 
 

@@ -15,7 +15,7 @@ _MESSAGES: Final = ("out of memory", "not enough memory", "can't allocate memory
 
 
 @dataclass(frozen=True)
-class Shortage:
+class OutOfMemory:
     """Memory ran out."""
 
     error: BaseException
@@ -27,7 +27,7 @@ class Shortage:
         return lines[0]
 
 
-def attempt(run: Callable[[], T]) -> T | Shortage:
+def attempt(run: Callable[[], T]) -> T | OutOfMemory:
     """What ``run`` gives, or that memory ran out; any other exception passes.
 
     The error is kept without its traceback, whose frames would hold the tensors of the attempt.
@@ -39,10 +39,10 @@ def attempt(run: Callable[[], T]) -> T | Shortage:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        shortage = Shortage(error.with_traceback(None))
+        failure = OutOfMemory(error.with_traceback(None))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return shortage
+    return failure
 
 
 def is_out_of_memory(error: BaseException) -> bool:

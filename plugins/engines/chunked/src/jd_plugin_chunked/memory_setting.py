@@ -1,4 +1,4 @@
-"""The setting for an amount of memory."""
+"""The type of the setting `memory=`: an amount, or a share of what is free."""
 
 from __future__ import annotations
 

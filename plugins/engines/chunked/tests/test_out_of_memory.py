@@ -17,7 +17,7 @@ import jdframework as jd
 from jdframework.bases import JacobianWeighting
 
 from jd_plugin_chunked import Chunked
-from jd_plugin_chunked.shortage import Shortage, attempt, is_out_of_memory
+from jd_plugin_chunked.out_of_memory import OutOfMemory, attempt, is_out_of_memory
 
 from .limited import Limited
 from .subjects import METHODS, Drawing, OneByOne, joined, method
@@ -224,13 +224,13 @@ def test_every_allocators_message_is_known(error: Exception) -> None:
 
     assert is_out_of_memory(error)
     found = attempt(run)
-    assert isinstance(found, Shortage)
+    assert isinstance(found, OutOfMemory)
     assert found.reason
     assert found.error.__traceback__ is None
 
 
-def test_a_real_allocation_that_is_too_large_is_a_shortage() -> None:
-    assert isinstance(attempt(lambda: torch.empty(1 << 60, dtype=torch.uint8)), Shortage)
+def test_a_real_allocation_that_is_too_large_is_known_as_out_of_memory() -> None:
+    assert isinstance(attempt(lambda: torch.empty(1 << 60, dtype=torch.uint8)), OutOfMemory)
 
 
 _UNDER_A_REAL_LIMIT = """
