@@ -18,7 +18,7 @@ import jdframework as jd
 from jdframework.protocols.names import Kind
 
 HALF: Final = 10
-_OBJECTIVES: Final = 3
+OBJECTIVES: Final = 3
 _EPOCH: Final = 2
 
 
@@ -34,7 +34,7 @@ class Run:
     def fresh(cls, kind: Kind, name: str, config: Mapping[str, Any]) -> Run:
         """The same at every start."""
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, _OBJECTIVES))
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, OBJECTIVES))
         method = getattr(jd, kind)(name, **config)
         descent = jd.Descent(model, method)
         parameters = [*model.parameters(), *descent.parameters()]
@@ -71,7 +71,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _losses(self, inputs: Tensor) -> Tensor:
-        targets = torch.linspace(-1.0, 2.0, _OBJECTIVES)
+        targets = torch.linspace(-1.0, 2.0, OBJECTIVES)
         return (self.model(inputs) - targets).square().mean(0)
 
 

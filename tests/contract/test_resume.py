@@ -28,7 +28,7 @@ from jdframework.testing import derived_suite
 
 from . import resuming
 from .killed import STEPS, load
-from .resuming import HALF, Run
+from .resuming import HALF, OBJECTIVES, Run
 
 KINDS: tuple[Kind, ...] = ("weighting", "aggregator", "scalarizer")
 ROOT = Path(__file__).parents[2]
@@ -37,9 +37,10 @@ METHODS = [(kind, name) for kind in KINDS for name in jd.available(kind)]
 
 def config_of(kind: Kind, name: str) -> dict[str, Any]:
     """The settings that the method requires, and a seed where it takes one."""
-    suite = derived_suite(kind, name)
+    required = derived_suite(kind, name).config
+    config = {k: (2 * v)[:OBJECTIVES] if isinstance(v, list) else v for k, v in required.items()}
     seeded = "seed" in jd.describe(name, kind).config_schema.get("properties", {})
-    return {**suite.config, **({"seed": 0} if seeded else {})}
+    return {**config, **({"seed": 0} if seeded else {})}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,8 @@ def _seed() -> None:
 
 def spec_of(name: str) -> dict[str, Any]:
     """What makes an instance for three objectives, its random numbers seeded."""
-    config = dict(derived_suite("weighting", name).config)
+    required = derived_suite("weighting", name).config
+    config = {k: (2 * v)[:3] if isinstance(v, list) else v for k, v in required.items()}
     if "seed" in jd.describe(name, "weighting").config_schema.get("properties", {}):
         config["seed"] = 0
     return {"name": name, **config}

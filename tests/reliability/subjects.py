@@ -17,13 +17,16 @@ KINDS: Final[tuple[Kind, ...]] = ("weighting", "aggregator", "scalarizer")
 METHODS: Final = [(kind, name) for kind in KINDS for name in jd.available(kind)]
 ENGINES: Final = jd.available("engine")
 M: Final = 3
-"""Objectives: as many as the settings of :func:`derived_suite` are for."""
+"""Objectives."""
 
 
 def method_of(kind: Kind, name: str) -> Any:
     """An instance with the settings that it requires, and a seed where it takes one."""
     seeded = "seed" in jd.describe(name, kind).config_schema.get("properties", {})
-    config = {**derived_suite(kind, name).config, **({"seed": 0} if seeded else {})}
+    required = derived_suite(kind, name).config
+    config = {field: (2 * v)[:M] if isinstance(v, list) else v for field, v in required.items()}
+    if seeded:
+        config["seed"] = 0
     return getattr(jd, kind)(name, **config)
 
 
