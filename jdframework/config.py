@@ -106,6 +106,8 @@ own shape, as nested lists, a tensor, or a number for a single loss; it keeps tu
 def shape_of(values: Nested) -> tuple[int, ...]:
     """The shape of nested tuples of numbers; ``()`` of a number.
 
+    :param values: Of which those of one depth have one length.
+
     >>> shape_of(((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)))
     (2, 3)
     """
@@ -114,6 +116,8 @@ def shape_of(values: Nested) -> tuple[int, ...]:
 
 def flattened(values: Nested) -> tuple[float, ...]:
     """The numbers in nested tuples, the last dimension first, as ``Tensor.flatten`` orders them.
+
+    :param values: Numbers in tuples, in any depth.
 
     >>> flattened(((1.0, 2.0), (3.0, 4.0)))
     (1.0, 2.0, 3.0, 4.0)
@@ -207,6 +211,8 @@ def _to_write(config_class: type[Config], name: str, field: str) -> str:
 
 def as_code(value: object) -> str:
     """A setting's value as one writes it.
+
+    :param value: Text, a number, or a list of numbers.
 
     >>> print(as_code("upgrad"), as_code([0.7, 0.3]))
     "upgrad" [0.7, 0.3]

@@ -36,7 +36,7 @@ def derived_suite(kind: Kind, name: str, **attributes: Any) -> type[Suite]:
     :raises LookupError: if a required setting has a schema from which no value follows.
 
     >>> derived_suite("weighting", "constant").config
-    {'weights': [0.7, 0.3]}
+    {'weights': [0.5, 1.0, 1.5]}
     """
     method = jd.describe(name, kind)
     schema = method.config_schema
@@ -83,7 +83,9 @@ def _example(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
         return _example(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
     for keyword in ("const", "enum", "examples"):
         if keyword in schema:
-            return schema[keyword] if keyword == "const" else schema[keyword][0]
+            found = schema[keyword] if keyword == "const" else schema[keyword][0]
+            if not _has_entries(found):  # one for each objective, of which an example may have two
+                return found
     if "anyOf" in schema:
         return _example(schema["anyOf"][0], definitions)
     return _EXAMPLES[schema["type"]](schema)

@@ -60,7 +60,7 @@ def test_each_method_gets_a_picture_and_the_page_has_them_all(
     [
         (["--methods", "upgrd"], "no method is called 'upgrd': did you mean 'upgrad'"),
         (["--methods", "autojac"], "'autojac' is an engine, not a method"),
-        (["--methods", "cagrad"], """as in --settings '{"cagrad": {"c": 0.5}}'"""),
+        (["--methods", "constant"], """as in --settings '{"constant": {"weights": [0.7, 0.3]}}'"""),
         (["--methods", ","], "no method was given"),
         (["--settings", "["], "--settings is not JSON"),
         (["--settings", "[1]"], "--settings is no mapping from method to settings"),

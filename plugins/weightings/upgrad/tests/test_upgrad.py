@@ -193,7 +193,7 @@ def test_preferences_of_another_length_are_refused() -> None:
     [
         ({"reg_eps": -1e-4}, "upgrad: reg_eps = -0.0001 was given"),
         ({"norm_eps": -1.0}, "upgrad: norm_eps = -1.0 was given"),
-        ({"pref_vector": 3.0}, "upgrad: pref_vector = 3.0 was given"),
+        ({"pref_vector": "three"}, "upgrad: pref_vector = 'three' was given"),
         ({"regeps": 1e-4}, "did you mean 'reg_eps'?"),
     ],
 )
