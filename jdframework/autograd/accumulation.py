@@ -71,7 +71,7 @@ class _Writing:
                 self._sums.append((tensor, cast + grad if is_sparse else grad + cast))
 
     def __call__(self) -> None:
-        """Does it."""
+        """Writes everything that was prepared."""
         if self._totals:
             torch._foreach_add_(self._totals, self._terms)
         for tensor, total in self._sums:

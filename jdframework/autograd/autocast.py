@@ -1,4 +1,4 @@
-"""Autocast is off inside a step, whatever surrounds it."""
+"""Turns autocast off for the length of a step."""
 
 from __future__ import annotations
 

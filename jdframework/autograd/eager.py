@@ -1,4 +1,4 @@
-"""Where a step begins: outside of what torch.compile traces, and on plain tensors."""
+"""A decorator that keeps a step out of ``torch.compile`` and on plain tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _R = TypeVar("_R")
 
 
 def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function that runs as it is written, whatever it is called in and with.
+    """Wraps a function so that neither ``torch.compile`` nor tensor subclasses change what it does.
 
     ``torch.compile`` of a training loop breaks its graph there instead of tracing the step. What
     subclasses of ``torch.Tensor`` do to torch's functions is off, so that a loss of such a class

@@ -18,7 +18,7 @@ from jdframework.errors import NonFiniteError, UnsupportedModelError
 _HIDES_LEAVES: Final = "CheckpointFunctionBackward"
 
 Place: TypeAlias = tuple[Node, int]
-"""The operation that a tensor comes out of, and as which of its outputs."""
+"""The node of the graph that a tensor comes from, and which of its outputs the tensor is."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
 
 
 def place_of(tensor: Tensor) -> Place:
-    """The operation that a tensor comes out of, and as which of its outputs.
+    """The node of the graph that a tensor comes from, and which of its outputs the tensor is.
 
     :param tensor: One that requires gradients.
     """
@@ -121,7 +121,7 @@ def gradients(
 
 @contextmanager
 def refusing_donated_buffers() -> Iterator[None]:
-    """Says what to do where a compiled function gave its memory away for one backward pass.
+    """Replaces torch's error about a compiled function's donated buffers by one with the remedy.
 
     :raises UnsupportedModelError: with the remedy.
     """
@@ -152,7 +152,7 @@ def stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def weighted_starts(weights: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """What one pass starts from that gives the weighted sum of all entries' gradients.
+    """The cotangents of a pass that gives the weighted sum of all entries' gradients.
 
     :param weights: One per entry of the outputs, ``[m]``.
     :param outputs: What is differentiated.

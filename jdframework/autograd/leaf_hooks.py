@@ -1,4 +1,4 @@
-"""Hooks that users put on parameters: they see the update, once, and no row of the Jacobian."""
+"""Runs users' hooks on parameters for the update, once, and for no row of the Jacobian."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def accumulate_through_hooks(leaves: Sequence[Tensor], gradients: Sequence[Tenso
 
 
 def run_waiting_hooks(tensors: Iterable[Tensor]) -> None:
-    """Runs what ``register_post_accumulate_grad_hook`` registered, in the order of the tensors.
+    """Runs the post-accumulate-grad hooks of some tensors, in the tensors' order.
 
     A hook that raises ends the rest, as in autograd: every ``.grad`` is complete by then, and the
     earlier hooks have run.

@@ -1,4 +1,4 @@
-"""How a user writes an amount of memory, and how much of it is free."""
+"""Amounts of memory: what a text such as ``4GB`` means, and how much is free."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNLIMITED: Final = 1 << 62
 
 
 def in_bytes(amount: str) -> int:
-    """How many bytes a text means.
+    """The number of bytes that a text such as ``4GB`` means.
 
     :param amount: A number and a unit: B, KB, MB, GB, TB, or KiB, MiB, GiB, TiB.
     :raises ValueError: if it is none.
@@ -43,7 +43,7 @@ def in_bytes(amount: str) -> int:
 
 
 def in_words(size: int) -> str:
-    """A number of bytes as a reader likes it.
+    """A number of bytes in readable units.
 
     :param size: That number.
 
@@ -59,7 +59,7 @@ def in_words(size: int) -> str:
 
 
 def setting_in_bytes(setting: str | float, device: torch.device) -> int:
-    """What a setting comes to now.
+    """The number of bytes that a memory setting allows now.
 
     :param setting: An amount such as ``"4GB"``, or a share of what is free on ``device``.
     :param device: Any.
@@ -72,7 +72,7 @@ def setting_in_bytes(setting: str | float, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process may still allocate on ``device``, what torch hoards there included.
+    """The bytes that a process may still allocate on ``device``, torch's own cache included.
 
     :param device: Any; for ``cpu`` it is :func:`free_on_host`.
     :raises ConfigError: if this system does not tell.

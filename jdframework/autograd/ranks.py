@@ -1,4 +1,4 @@
-"""Refusing an update of one rank's batch alone where several ranks train one model."""
+"""Refuses an update of one rank's batch alone where several ranks train one model."""
 
 from __future__ import annotations
 

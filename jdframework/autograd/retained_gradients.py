@@ -18,7 +18,7 @@ _ALL: Final = (None,)
 
 
 def drop_dead_gradients(*, recent: bool = False) -> bool:
-    """Takes away what ``torch.vmap`` has left in the ``.grad`` of tensors that retain theirs.
+    """Removes what ``torch.vmap`` leaves, dead, in the ``.grad`` of tensors that retain it.
 
     Such a gradient belongs to a pass that is over: whoever reads it, or adds to it in the next
     pass, gets an error. A graph does not tell which of its tensors retain their gradient, so those
@@ -47,7 +47,7 @@ def _is_left_behind(candidate: Any) -> bool:
 
 @contextmanager
 def leaving_grad_alone(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Puts ``.grad`` of tensors that retain it back after a pass, which has added to it.
+    """Restores the ``.grad`` of tensors that retain it after a pass, which has added to it.
 
     :param tensors: Of which some may not be leaves.
     """

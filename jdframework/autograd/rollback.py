@@ -51,7 +51,7 @@ class GradRollback(Rollback):
 
 
 class OwnGradients:
-    """What the body adds to the ``.grad`` of some tensors, which is as before afterwards.
+    """A context that collects what its body adds to ``.grad``, and puts ``.grad`` back.
 
     A method that learns adds to its own gradients. They are a part of the step's update, all of
     which is written at once.
@@ -129,7 +129,7 @@ class StateRollback(Rollback):
 
 
 class CallRollback(StateRollback):
-    """Where the body raises, the method's state and torch's generator are as they were before.
+    """A ``StateRollback`` that puts torch's random generator back, too.
 
     :param method: The weighting or the aggregator that is called, perhaps once more.
     """

@@ -52,7 +52,7 @@ def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """What ``module.parameters()`` gives, which makes up a name for each: here, in no time."""
+    """The same as ``module.parameters()``, faster: no names are made."""
     cls = type(module)
     if (cls.parameters, cls.named_parameters) != _ORDINARY:
         yield from module.parameters()
@@ -69,7 +69,7 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def bind(method: Any, modules: Sequence[nn.Module]) -> None:
-    """Tells a method that treats groups of parameters apart which there are now."""
+    """Tells a method with groups of parameters which parameters there are now."""
     # The class is asked first: asking a module for what it does not have takes its time.
     if hasattr(type(method), "groups") and isinstance(method, TreatsGroups):
         names = parameter_names(modules)

@@ -32,7 +32,7 @@ def noted(gradient: Tensor, of: Any) -> Tensor:
 
 
 def in_layout_for(tensor: Tensor, update: Tensor) -> Tensor:
-    """An update as sparse as autograd's own gradient of the tensor was, for optimizers that ask it.
+    """An update in the sparse layout that autograd's own gradient of the tensor had.
 
     :param tensor: A leaf.
     :param update: What is to be added to its ``.grad``.

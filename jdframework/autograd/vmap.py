@@ -1,4 +1,4 @@
-"""Several backward passes as one, by ``torch.vmap``, and what engines say where that cannot be."""
+"""Runs several backward passes as one by ``torch.vmap``, and warns where that cannot be."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from jdframework.bases.dual_cone import DualConeConfig, DualConeWeighting
 from jdframework.bases.engine import Engine, EngineConfig
 from jdframework.bases.jacobian_engine import JacobianEngine
 from jdframework.bases.losses import losses_for
-from jdframework.bases.memory import Remembering
 from jdframework.bases.method import BaseMethod, Randomised, SeededConfig
 from jdframework.bases.preference import PreferenceConfig, Preferring
+from jdframework.bases.remembered_state import Remembering
 from jdframework.bases.scalarizer import Scalarizer, TrainableScalarizer
 from jdframework.bases.shaped import Shaped, ShapedConfig
 from jdframework.bases.tracking import Tracking

@@ -1,4 +1,4 @@
-"""Where a method puts what it makes before it has seen any losses."""
+"""The device of what a method makes before it has seen any losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base of engines: what differentiates, and puts the update into ``.grad``."""
+"""Base of engines, which differentiate the losses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Engine(Configured, ABC):
         need: Demand = "gramian",
         retain_graph: bool = False,
     ) -> Linearization:
-        """The derivative of the outputs at this point, of which nothing is computed yet.
+        """The linearization of the outputs at this point; nothing is computed yet.
 
         This is all that an engine has to do: everything else follows from what it gives.
 

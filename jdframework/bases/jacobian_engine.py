@@ -56,7 +56,7 @@ class JacobianEngine(Engine):
 
     @staticmethod
     def unit_starts(outputs: Sequence[Tensor]) -> list[Tensor]:
-        """What the rows start from if each is that of one entry of the outputs, in order.
+        """Unit cotangents: each row is that of one entry of the outputs, in order.
 
         :param outputs: What is differentiated, ``m`` entries in all.
         :return: ``[m, *output.shape]`` per output.
@@ -111,7 +111,7 @@ class JacobianEngine(Engine):
 
 
 class Starts:
-    """What rows are of, and where they start.
+    """The outputs whose rows are taken, and each row's cotangents.
 
     :param outputs: What is differentiated.
     :param cotangents: What each row starts from; one per entry of the outputs when None.
@@ -145,7 +145,7 @@ class Starts:
 
 
 class DifferentiatedRows(JacobianRows):
-    """The rows that an engine takes through a graph, all at once, when they are first asked for.
+    """A linearization whose rows are computed, all at once, when they are first needed.
 
     :param engine: What takes them.
     :param starts: What they are of.

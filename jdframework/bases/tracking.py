@@ -1,4 +1,4 @@
-"""Gradients that are followed over the steps."""
+"""Running averages of gradients over the steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from jdframework.bases.memory import Remembering
+from jdframework.bases.remembered_state import Remembering
 from jdframework.bases.weighting import working_dtype
 
 
@@ -48,7 +48,7 @@ class Tracking(Remembering):
     def keep(
         self, rows: Float[Tensor, "m n"], tracked: Float[Tensor, "m n"], finite: Bool[Tensor, ""]
     ) -> None:
-        """Ends the step; where it is not finite, it never was.
+        """Keeps ``y`` at the end of the step, unless it is not finite.
 
         :param rows: What was given to :meth:`followed`.
         :param tracked: What that gave.

@@ -1,4 +1,4 @@
-"""The loop object, the pipeline of its step, and their short users.
+"""``jd.Descent``, the pipeline of its step, ``jd.explain`` and the functional interface.
 
 In: modules, a method's spec, losses. Out: ``.grad`` and a ``Step``. ``descent`` is the file to read
 first.

@@ -19,25 +19,26 @@ from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
 from jdframework.bases.places import check_names, keep_names, kept_names
-from jdframework.descent.call import Call
-from jdframework.descent.checks import (
+from jdframework.descent.backward_call import BackwardCall
+from jdframework.descent.engine_choice import Choice, FixedEngine, choose, is_auto, preferred_kinds
+from jdframework.descent.finite import FiniteCheck, PropagatedError
+from jdframework.descent.independent_batches import Independent, independent_batches
+from jdframework.descent.linearize import linearize
+from jdframework.descent.ordinary_pass import ordinary_pass
+from jdframework.descent.oversights import Oversights
+from jdframework.descent.refusals import (
     check_choice,
     check_on_features,
     check_representation,
     check_wrapped,
 )
-from jdframework.descent.engine_choice import Choice, FixedEngine, choose, is_auto, preferred_kinds
-from jdframework.descent.finite import FiniteCheck, PropagatedError
-from jdframework.descent.independent import Independent, independent_batches
-from jdframework.descent.linearize import linearize
-from jdframework.descent.ordinary import ordinary_pass
-from jdframework.descent.oversights import Oversights
 from jdframework.descent.step import Step
 from jdframework.descent.wrong_uses import check_keywords, check_method, check_modules
 from jdframework.errors import ConfigError, NonFiniteError
 from jdframework.linearization.blocks import excluding, joined
 from jdframework.linearization.combination import Combination, combine, pullback, weighting_of
 from jdframework.linearization.features import Representation, as_features
+from jdframework.linearization.loss_scale import LossScale
 from jdframework.linearization.objectives import (
     Losses,
     check_differentiable,
@@ -45,7 +46,6 @@ from jdframework.linearization.objectives import (
     in_order,
     objectives,
 )
-from jdframework.linearization.scaled import LossScale
 from jdframework.protocols import ActsAfterUpdate, Engine, HasEpochs, Stateful
 from jdframework.protocols.names import Kind
 from jdframework.registry import Spec
@@ -319,8 +319,8 @@ class Descent(nn.Module):
         independent: Independent | None,
         retain_graph: bool,
         scaler: GradScaler | None,
-    ) -> Call:
-        """What ``backward`` was given, once it is known to be a step."""
+    ) -> BackwardCall:
+        """Reads and checks the arguments of ``backward``."""
         crossed = "cross-gramian" in self.method.needs
         if independent is not None and not crossed:
             raise ValueError(
@@ -345,9 +345,9 @@ class Descent(nn.Module):
         asked = scaler is not None or self._on_nonfinite != "propagate"
         finite = FiniteCheck(self._steps, given, self.method, self._names, asked)
         scale = LossScale(scaler, values.device)
-        return Call(given, others, cut_at, retain_graph, scale, finite, values)
+        return BackwardCall(given, others, cut_at, retain_graph, scale, finite, values)
 
-    def _not_finite(self, error: NonFiniteError, call: Call) -> Combination | None:
+    def _not_finite(self, error: NonFiniteError, call: BackwardCall) -> Combination | None:
         """What becomes of a step that stopped at NaN or infinity; None if it is left out.
 
         A scaler finds NaN in ``.grad`` and leaves out the update by itself.
@@ -365,7 +365,7 @@ class Descent(nn.Module):
         weights = torch.full_like(call.values.reshape(-1), math.nan)
         return Combination(self.method, [self.method], [weights], ([], []), gramian)
 
-    def _record(self, call: Call, made: Combination | None) -> Step:
+    def _record(self, call: BackwardCall, made: Combination | None) -> Step:
         return Step(
             names=call.given.names,
             skipped=made is None,

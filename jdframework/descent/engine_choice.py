@@ -50,7 +50,7 @@ class FixedEngine:
         self.passed_over: dict[str, str] = {}
 
     def serving(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine | None:
-        """What was asked for is taken, however large."""
+        """The engine that was asked for, however much memory it takes."""
         return self.engine
 
     def refused(
@@ -59,14 +59,14 @@ class FixedEngine:
         given: Objectives,
         features: Sequence[Tensor] | None,
     ) -> None:
-        """There is no other.
+        """Raises the refusal: there is no other engine.
 
         :raises UnsupportedModelError: the refusal.
         """
         raise refusal
 
     def served(self) -> None:
-        """Nothing follows from it."""
+        """Does nothing: the engine stays."""
 
 
 class AutomaticEngine:
@@ -80,7 +80,7 @@ class AutomaticEngine:
     :param modules: The modules whose parameters the objectives share.
     :param method: A weighting or an aggregator.
     :param batch_dim: The dimension of independent instances, if each is an objective.
-    :param told: Whether users and observers are told each change of the engine.
+    :param warn: Whether users and observers are told of each change of the engine.
     :raises UnknownNameError: if no engine is installed.
     :raises UnsupportedModelError: if none can serve, with each one's reason.
     """
@@ -91,25 +91,25 @@ class AutomaticEngine:
         method: Any,
         batch_dim: int | None,
         *,
-        told: bool = True,
+        warn: bool = True,
     ) -> None:
         self._modules, self._method, self._batch_dim = modules, method, batch_dim
-        self._told = told
+        self._warns = warn
         self.passed_over: dict[str, str] = {}
         """The engines that were looked at and not taken, and why."""
-        self._hurdles: dict[str, str] = {}
+        self._refusals: dict[str, str] = {}
         self._most_objectives = 0
-        self._untried = _by_cost(self.passed_over)
+        self._remaining = _by_cost(self.passed_over)
         self.engine = self._next()
         self._missing = missing_engines(self.engine, method)
-        if told and self._missing:
+        if warn and self._missing:
             warn_of_missing(self._missing, self.engine.name)
         self.taken = self.engine.name
         """The name of what the last step ran on."""
-        self.reason = self._said = self._told_reason(self.engine)
+        self.reason = self._reason = self._reason_for(self.engine)
         self._detours: dict[GraphKind, Engine] = {}
         """What serves the kinds of graphs that the engine has refused."""
-        self._detour_said: dict[str, str] = {}
+        self._detour_reasons: dict[str, str] = {}
         self._fallbacks: dict[str, Engine] = {}
         self._serving = self.engine
         self._steps_served = self._steps_refused = 0
@@ -138,7 +138,7 @@ class AutomaticEngine:
             self._most_objectives = given.m
         self._serving = self.engine if detour is None else detour
         self.taken = self._serving.name
-        self.reason = self._said if detour is None else self._detour_said[self.taken]
+        self.reason = self._reason if detour is None else self._detour_reasons[self.taken]
         return self._serving
 
     def refused(
@@ -159,7 +159,7 @@ class AutomaticEngine:
         self._pass_over(name, why)
         successor = self._after(self._serving, given, features)
         self._detours[_kind_of(given)] = successor
-        self._detour_said[successor.name] = self._told_reason(successor)
+        self._detour_reasons[successor.name] = self._reason_for(successor)
         if not known:
             self._tell(name, why)
             self._warn(name, why, successor)
@@ -172,14 +172,14 @@ class AutomaticEngine:
         self._steps_refused += 1
         if not self._steps_served and self._steps_refused >= _MOST_REFUSALS:
             self.engine.close()
-            position = [cls.name for cls in self._untried].index(self._serving.name)
-            self.engine, self._untried = self._serving, self._untried[position + 1 :]
-            self._said = self.reason
+            position = [cls.name for cls in self._remaining].index(self._serving.name)
+            self.engine, self._remaining = self._serving, self._remaining[position + 1 :]
+            self._reason = self.reason
             self._detours.clear()
 
     def _next(self) -> Engine:
-        while self._untried:
-            engine = self._made(self._untried.pop(0))
+        while self._remaining:
+            engine = self._made(self._remaining.pop(0))
             if engine is not None:
                 return engine
         raise self._none_left()
@@ -188,10 +188,10 @@ class AutomaticEngine:
         self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None
     ) -> Engine:
         """The next engine that there is room for, or the next one; each keeps its place."""
-        names = [cls.name for cls in self._untried]
+        names = [cls.name for cls in self._remaining]
         start = names.index(engine.name) + 1 if engine.name in names else 0
         first: Engine | None = None
-        for cls in self._untried[start:]:
+        for cls in self._remaining[start:]:
             made = self._fallbacks.get(cls.name) or self._made(cls)
             if made is None:
                 continue
@@ -233,7 +233,7 @@ class AutomaticEngine:
 
     def _make_room(self, excess: str, given: Objectives, features: Sequence[Tensor] | None) -> None:
         """Goes on with the first engine that holds no more than is free, if there is one."""
-        for position, cls in enumerate(self._untried):
+        for position, cls in enumerate(self._remaining):
             smaller = self._made(cls)
             if smaller is None:
                 continue
@@ -245,14 +245,14 @@ class AutomaticEngine:
             if fits:
                 self.engine.close()
                 self.passed_over[self.engine.name] = excess
-                self._hurdles[self.engine.name] = f"{self.engine.name} {excess}"
+                self._refusals[self.engine.name] = f"{self.engine.name} {excess}"
                 self._tell(self.engine.name, excess)
-                self.engine, self._untried = smaller, self._untried[position + 1 :]
-                self._said = self._told_reason(smaller)
+                self.engine, self._remaining = smaller, self._remaining[position + 1 :]
+                self._reason = self._reason_for(smaller)
                 return
             smaller.close()
-        self._said = (
-            f"{self._told_reason(self.engine)}; it {excess}; no other installed engine takes less"
+        self._reason = (
+            f"{self._reason_for(self.engine)}; it {excess}; no other installed engine takes less"
         )
 
     def _excess(
@@ -270,30 +270,30 @@ class AutomaticEngine:
 
     def _pass_over(self, name: str, why: str) -> None:
         self.passed_over[name] = why
-        self._hurdles[name] = f"{name}: {why}"
+        self._refusals[name] = f"{name}: {why}"
 
     def _tell(self, name: str, why: str) -> None:
-        if self._told:
+        if self._warns:
             hooks.call("jd_fallback", name=name, reason=why)
 
     def _warn(self, name: str, why: str, successor: Engine) -> None:
         """Says once that a step takes longer than it would, and why."""
-        if self._told:
+        if self._warns:
             warnings.warn(
                 f"{name} does not serve this step, and {successor.name} does, which may take much "
                 f"longer: {why}",
                 stacklevel=2,
             )
 
-    def _told_reason(self, engine: Engine) -> str:
+    def _reason_for(self, engine: Engine) -> str:
         (what,) = required(self._method)
         said = (
             f"{self._method.name} needs the {WRITTEN[what]}, and {engine.name} is the "
             f"cheapest engine that can form it here"
         )
-        hurdles = [told for name, told in self._hurdles.items() if name != engine.name]
-        hurdles += [f"{known['name']} is not installed" for known in self._missing]
-        return f"{said}: {'; '.join(hurdles)}" if hurdles else said
+        refusals = [why for name, why in self._refusals.items() if name != engine.name]
+        refusals += [f"{known['name']} is not installed" for known in self._missing]
+        return f"{said}: {'; '.join(refusals)}" if refusals else said
 
 
 Choice = AutomaticEngine | FixedEngine
@@ -305,7 +305,7 @@ def choose(
     engine: Spec,
     batch_dim: int | None,
     *,
-    told: bool = True,
+    warn: bool = True,
 ) -> Choice:
     """The engine for a method.
 
@@ -313,7 +313,7 @@ def choose(
     :param method: A weighting, an aggregator or a scalarizer.
     :param engine: A spec, or ``"auto"``.
     :param batch_dim: The dimension of independent instances, if each is an objective.
-    :param told: Whether observers are told each change of the engine.
+    :param warn: Whether users and observers are told of each change of the engine.
     :raises UnsupportedModelError: if it cannot serve, or none can.
     """
     if method.kind == "scalarizer":
@@ -321,7 +321,7 @@ def choose(
             None, f"{method.name} is a scalarizer: one backward pass is all it takes"
         )
     if is_auto(engine):
-        return AutomaticEngine(modules, method, batch_dim, told=told)
+        return AutomaticEngine(modules, method, batch_dim, warn=warn)
     if isinstance(engine, str | Mapping):
         found = registry.engine(engine, *modules, **_batch_dim_for(engine, batch_dim))
     else:

@@ -122,7 +122,7 @@ def explain(
     # A method that was handed over may keep state, which is no concern of a look at the engines.
     found = deepcopy(registry.method(method, prefer=preferred_kinds(is_auto(engine)), **config))
     shared_modules.bind(found, modules)
-    choice = choose(modules, found, engine, batch_dim, told=False)
+    choice = choose(modules, found, engine, batch_dim, warn=False)
     try:
         given = objectives(losses() if callable(losses) else losses)
         check_differentiable(given)

@@ -20,7 +20,7 @@ _REMEDY: Final = "on_nonfinite='skip' would leave such steps out"
 
 
 class PropagatedError(NonFiniteError):
-    """Where nothing is refused: the method must not see this Gramian, lest it remember it.
+    """Ends a step that propagates NaN, before the method sees, and remembers, such a Gramian.
 
     :param gramian: Of which a diagonal entry is not finite.
     """
@@ -32,7 +32,7 @@ class PropagatedError(NonFiniteError):
 
 @dataclass(frozen=True)
 class FiniteCheck:
-    """Looks at what a step computes on its way from the losses to ``.grad``.
+    """Checks that what a step computes, from the losses to ``.grad``, is finite.
 
     Each look raises :class:`~jdframework.errors.NonFiniteError`, which names the step and, where
     it can be told, the objective. Nothing is looked at twice, as each look waits for the device.

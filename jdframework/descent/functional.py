@@ -22,7 +22,7 @@ from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.bases.places import check_names, keep_names
-from jdframework.descent.arguments import (
+from jdframework.descent.functional_arguments import (
     Inputs,
     Outputs,
     check_disjoint,

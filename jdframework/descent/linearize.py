@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdframework.autograd.shared_modules import trained
-from jdframework.descent.call import Call
-from jdframework.descent.checks import check_reaches
+from jdframework.descent.backward_call import BackwardCall
 from jdframework.descent.engine_choice import Choice
+from jdframework.descent.refusals import check_reaches
 from jdframework.errors import UnsupportedModelError
 from jdframework.linearization import Linearization
 from jdframework.linearization.combination import linearized
@@ -28,8 +28,10 @@ Linearized = tuple[Linearization, Sequence[Float[Tensor, "m m"] | None]]
 """A linearization, and its Gramians."""
 
 
-def linearize(call: Call, method: Any, choice: Choice, modules: Sequence[nn.Module]) -> Linearized:
-    """What the method will be asked about, and its Gramians, by which every refusal has come.
+def linearize(
+    call: BackwardCall, method: Any, choice: Choice, modules: Sequence[nn.Module]
+) -> Linearized:
+    """The linearization of a step, and its Gramians, by the first engine that does not refuse.
 
     :param call: The losses of the step.
     :param method: A weighting or an aggregator.

@@ -1,4 +1,4 @@
-"""What one step did."""
+"""The record of one step."""
 
 from __future__ import annotations
 

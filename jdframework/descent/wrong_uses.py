@@ -1,4 +1,4 @@
-"""What people write by mistake, and the line that they meant."""
+"""Refuses common mistakes in the arguments of ``Descent``, with the line that was meant."""
 
 from __future__ import annotations
 

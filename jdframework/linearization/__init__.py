@@ -1,4 +1,4 @@
-"""The derivative of several objectives at one point, and what changes it or makes use of it.
+"""Linearizations: the derivative of several objectives at one point, its wrappers and its users.
 
 In: what an engine found. Out: Gramians, weighted gradients, directions; nothing is written.
 ``protocol`` is the file to read first, ``update`` the second.

@@ -1,4 +1,4 @@
-"""Values of all columns as one tensor per input, and Gramians of parts of them as one of all."""
+"""Converts between columns of the Jacobian and one tensor per input, and sums Gramians."""
 
 from __future__ import annotations
 

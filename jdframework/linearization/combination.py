@@ -1,4 +1,4 @@
-"""What a method makes of a linearization: weights, or a direction, and the update they come to."""
+"""Asks a method for its weights or its direction, and makes the update of them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def pullback(lin: Linearization, combination: Combination) -> Gradients:
 def update(
     lin: Linearization, method: Any, losses: Float[Tensor, " m"] | None = None
 ) -> tuple[Float[Tensor, " m"] | None, Gradients]:
-    """The weights, and the update that is to be added to ``.grad``, without any checks between.
+    """The weights and the update, without the checks of a step.
 
     :param lin: Of the losses, with the method's groups.
     :param method: A weighting or an aggregator.

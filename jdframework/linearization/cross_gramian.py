@@ -45,7 +45,7 @@ class WithCrossGramian(Wrapped):
 
     @property
     def covered(self) -> Sequence[Tensor]:
-        """None: the statistics may be of other batches than the update."""
+        """Nothing: the statistics may be of other batches than the update."""
         return ()
 
     def recorded(self, gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:

@@ -33,7 +33,7 @@ class Features(tuple[Tensor, ...]):
 
     @cached_property
     def below(self) -> Graph:
-        """What they were computed from."""
+        """What the features were computed from."""
         return graph_of(self)
 
     def described(self, position: int) -> str:
@@ -73,7 +73,7 @@ def as_features(features: Representation) -> Features:
 
 @dataclass(frozen=True)
 class Partition:
-    """The leaves that some losses depend on, parted at the features."""
+    """The leaves that some losses depend on, divided into trunk and heads at the features."""
 
     features: Features
     """Those that the graph is cut at: the others have no graph, as their modules are frozen."""
@@ -122,7 +122,7 @@ def partition(
 
 @dataclass(frozen=True)
 class Cut:
-    """What lies past the features is differentiated; what is left is the trunk."""
+    """The losses differentiated back to the features, which leaves the trunk."""
 
     head_params: list[Tensor]
     head_gradients: list[Tensor | None]

@@ -17,7 +17,7 @@ from jdframework.linearization.rows import JacobianRows
 
 
 class WithHeads(Wrapped):
-    """A linearization of the trunk, whose update has the rest of the graph's, too.
+    """The trunk's linearization, whose update includes the gradients of the rest of the graph.
 
     Heads get their own plain gradient; what the features depend on outside of the trunk, such as
     layers before it, gets the weighted one, by one more pass.
@@ -52,7 +52,7 @@ class WithHeads(Wrapped):
 
 
 def on_features(cut: Cut, shared: Sequence[Tensor], retain_graph: bool) -> Linearization:
-    """The linearization that a method of the features' gradients works on.
+    """The linearization of the losses with respect to the features.
 
     :param cut: The losses, cut at the features.
     :param shared: The trunk's parameters; none if all are frozen.

@@ -37,7 +37,7 @@ class Objectives:
         return torch.stack([tensor.detach().reshape(()) for tensor in self.tensors])
 
     def as_engine_input(self) -> Tensor | list[Tensor]:
-        """What an engine takes."""
+        """The losses in the form that engines take."""
         return self.tensors[0] if len(self.tensors) == 1 else list(self.tensors)
 
 

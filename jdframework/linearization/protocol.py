@@ -51,7 +51,7 @@ class Forecast:
 
 
 class Linearization(ABC):
-    """``J [m, n]``: what ``m`` objectives' small changes are in those of ``n`` numbers.
+    """The Jacobian ``J [m, n]`` of ``m`` objectives at one point, in the form its engine has it.
 
     An engine makes one for each step. It is lazy: nothing is computed until it is asked for, and
     nothing is ever written to a ``.grad``. First come the Gramians, then one call for the update,
@@ -101,7 +101,7 @@ class Linearization(ABC):
         return tuple(found.get(position) for position in range(len(self.inputs)))
 
     def weigh(self, function: RowFunction, group: int) -> Float[Tensor, " m"]:
-        """What a function gives of a group's whole rows ``[m, n]``: one weight per objective.
+        """Applies a function to a group's whole rows ``[m, n]``: one weight per objective.
 
         :param function: Gives ``[m]``.
         :param group: The group's number.
@@ -109,7 +109,7 @@ class Linearization(ABC):
         return function(self._joined(group)[1])
 
     def direct(self, function: RowFunction, group: int, *, column_wise: bool) -> Gradients:
-        """What a function gives of a group's columns: one value each, as one tensor per input.
+        """Applies a function to a group's columns: one value each, as one tensor per input.
 
         :param function: Gives ``[n]`` of ``[m, n]``.
         :param group: The group's number.
@@ -131,7 +131,7 @@ class Linearization(ABC):
         return self.inputs
 
     def recorded(self, gramians: Sequence[Tensor | None]) -> Float[Tensor, "m m"] | None:
-        """What a step tells of its gradients' inner products: the Gramian over all columns.
+        """The Gramian over all columns, for the record of the step.
 
         :param gramians: What :meth:`gramians` gave.
         """
@@ -142,7 +142,7 @@ class Linearization(ABC):
         return Forecast()
 
     def close(self) -> None:
-        """Lets go of what it holds; it is not used afterwards."""
+        """Releases what it holds; it is not used afterwards."""
 
     def _joined(self, group: int) -> tuple[list[int], Float[Tensor, "m n"]]:
         found = dict(self.blocks())

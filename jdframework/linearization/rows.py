@@ -1,4 +1,4 @@
-"""A Jacobian that is there, and what follows from its rows."""
+"""A Jacobian that is held as a whole, and what follows from its rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jdframework.linearization.protocol import Linearization
 
 
 class JacobianRows(Linearization):
-    """A Jacobian that is there, one block per input.
+    """A Jacobian that is held as a whole, one block per input.
 
     :param inputs: What its columns belong to.
     :param blocks: ``[m, *input.shape]`` each, None where no objective depends on the input.

@@ -64,7 +64,7 @@ class Engine(Configured, Protocol):
         need: Demand = "gramian",
         retain_graph: bool = False,
     ) -> Linearization:
-        """The derivative of the outputs at this point, of which nothing is computed yet.
+        """The linearization of the outputs at this point; nothing is computed yet.
 
         :param outputs: Losses, ``m`` entries in all; or, with cotangents, what they depend on.
         :param inputs: With respect to what: the engine's parameters, and what else the outputs

@@ -1,4 +1,4 @@
-"""Names to offers, offers to classes, and what is said where there is none, or more than one."""
+"""Resolves names to offers and offers to classes, and says what is wrong where it cannot."""
 
 from __future__ import annotations
 

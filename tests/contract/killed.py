@@ -1,7 +1,7 @@
 """Training of several methods, in turn, that may be killed at any moment and started again.
 
 As a program, ``python -m tests.contract.killed FOLDER`` trains every run that is described in
-``FOLDER/runs.json`` from its last checkpoint to the end. It says when it starts to train.
+``FOLDER/runs.json`` from its last checkpoint to the end. It prints a line after each step.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def train(folder: Path) -> None:
     for file, *spec in json.loads((folder / "runs.json").read_text("utf-8")):
         run = Run.fresh(*spec)
         runs[folder / file] = run, load(run, folder / file)
-    print("training", flush=True)  # noqa: T201  # what the parent waits for
     while any(done < STEPS for _, done in runs.values()):
         for path, (run, done) in runs.items():
             if done == STEPS:
                 continue
             run.train(done, done + 1)
+            print("step", flush=True)  # noqa: T201  # what the parent counts
             runs[path] = run, done + 1
             if (done + 1) % BETWEEN == 0 or done + 1 == STEPS:
                 save(run, done + 1, path)

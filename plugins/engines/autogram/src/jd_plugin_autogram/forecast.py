@@ -1,4 +1,4 @@
-"""What can be said of a step before it is taken."""
+"""Forecasts how many passes a step takes, and how much it holds."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def snapshot(layer: nn.Module) -> Snapshot:
 
     :param layer: Any.
     """
-    look = _Look()
+    look = _StateWalk()
     for part in layer.modules():
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             look.at(name)
@@ -96,8 +96,8 @@ def are_same(first: Iterable[Any], second: Iterable[Any]) -> bool:
     )
 
 
-class _Look:
-    """Walks through objects, and notes all that a change of them would change."""
+class _StateWalk:
+    """Walks through objects, and notes everything by which a change of them shows."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []

@@ -1,4 +1,4 @@
-"""What autogram gives: the Gramian layer by layer, and the update from what was kept of it."""
+"""The linearization of autogram: the Gramian layer by layer, and the update from kept factors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SHIFT: Final = 96
 
 
 class AutogramLinearization(Linearization):
-    """What each layer's inputs, and the gradients of its outputs, tell of the Jacobian.
+    """The Jacobian, factorised into each layer's inputs and the gradients of its outputs.
 
     :param engine: What knows the layers.
     :param objectives: What is differentiated.
@@ -160,7 +160,7 @@ class AutogramLinearization(Linearization):
 
     @cached_property
     def plan(self) -> Plan:
-        """What is done layer by layer; the first look on a kind of graph takes a pass or two."""
+        """Which parameters go layer by layer; on a new kind of graph this takes a pass or two."""
         return make_plan(self.objectives, self.dependencies, self._parameters, self._engine.cache)
 
     @property

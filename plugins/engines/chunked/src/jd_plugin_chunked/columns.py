@@ -1,4 +1,4 @@
-"""What is made of a Jacobian block of columns by block of columns."""
+"""Gramians, weighted sums and directions of a Jacobian, a block of columns at a time."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Layout:
         return slice(self._starts[position], self._starts[position + 1])
 
     def tensors_in(self, start: int, stop: int) -> Iterator[TensorColumns]:
-        """What the columns ``start`` to ``stop`` consist of."""
+        """The parts of tensors that the columns ``start`` to ``stop`` consist of."""
         for position in range(len(self.inputs)):
             mine = self.columns(position)
             first, last = max(start, mine.start), min(stop, mine.stop)

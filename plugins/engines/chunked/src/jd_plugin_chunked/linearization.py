@@ -1,4 +1,4 @@
-"""A Jacobian of which only columns, or rows kept elsewhere, can be had."""
+"""The linearization of chunked: rows that are kept somewhere, or recomputed when needed."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class ChunkedLinearization(Linearization):
         taken = "one objective at a time" if rows == 1 else f"{rows} of {m} objectives at once"
         reached = sum(t.numel() * t.dtype.itemsize for t in layout.inputs)
         held = min(budget.size, COPIES[self._need] * m * reached)
-        if self._is_nowhere(budget):
+        if self._is_recomputed(budget):
             return Forecast(f"{taken}, again for each block of columns", held)
         return Forecast(f"{taken}, kept on the {self._places(budget)[0]}", held)
 
@@ -157,7 +157,7 @@ class ChunkedLinearization(Linearization):
         if self._engine.config.offload is not None or self._is_whole:
             return self._kept()
         budget = self._budget
-        if not self._is_nowhere(budget):
+        if not self._is_recomputed(budget):
             kept = attempt(self._kept)
             if not isinstance(kept, OutOfMemory):
                 return kept
@@ -177,7 +177,7 @@ class ChunkedLinearization(Linearization):
             self._retain or bool(self.outside),
         )
 
-    def _is_nowhere(self, budget: Budget) -> bool:
+    def _is_recomputed(self, budget: Budget) -> bool:
         """Whether the rows are taken again each time, because they do not fit."""
         if self._engine.config.offload is not None or self._is_whole:
             return False

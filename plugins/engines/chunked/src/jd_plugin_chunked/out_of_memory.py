@@ -1,4 +1,4 @@
-"""Out of memory, as a value: what failed lets go of its tensors before anything is tried again."""
+"""Turns an out-of-memory error into a value, so that a failed attempt holds no tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MESSAGES: Final = ("out of memory", "not enough memory", "can't allocate memory
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory ran out."""
+    """An attempt ran out of memory."""
 
     error: BaseException
 

@@ -1,4 +1,4 @@
-"""The rows of a Jacobian, of which any columns can be had: kept, or taken again each time."""
+"""The rows of a Jacobian, any columns at a time: kept somewhere, or recomputed each time."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class KeptRows(Rows):
 
 
 class RecomputedRows(Rows):
-    """Rows that are nowhere: those of the columns that are asked for are taken through the graph.
+    """Rows that are not kept: the columns that are asked for are recomputed through the graph.
 
     Each block of columns costs ``m`` backward passes, which only go down to the tensors that the
     columns belong to, and compute no other gradients.

@@ -69,15 +69,15 @@ class Rows(Factors):
         return weighted_sum(weights, self._block)
 
     def rows(self) -> Float[Tensor, "m *shape"]:
-        """They are here."""
+        """Gives the rows that it holds."""
         return self._block
 
     def scale(self, factors: Float[Tensor, " m"]) -> None:
-        """They are here."""
+        """Multiplies the rows that it holds."""
         self._block = multiplied(self._block, factors)
 
     def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
-        """They are here."""
+        """Whether any entry of the rows that it holds is not zero."""
         return self._block[rows].any()
 
 

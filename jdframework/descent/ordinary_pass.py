@@ -10,12 +10,12 @@ from torch import Tensor
 
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.rollback import GradRollback
-from jdframework.descent.call import Call
+from jdframework.descent.backward_call import BackwardCall
 from jdframework.linearization.combination import Combination
 from jdframework.linearization.objectives import Objectives
 
 
-def ordinary_pass(scalarizer: Any, call: Call) -> Combination:
+def ordinary_pass(scalarizer: Any, call: BackwardCall) -> Combination:
     """Lets autograd itself add the scalar's gradient to ``.grad``, so that all its hooks run.
 
     :param scalarizer: What gives the scalar.
@@ -36,6 +36,6 @@ def ordinary_pass(scalarizer: Any, call: Call) -> Combination:
 
 
 def _starts(given: Objectives, weights: Float[Tensor, "..."]) -> list[Tensor]:
-    """What the backward pass starts from, one tensor per tensor of the losses."""
+    """The cotangents of the backward pass, one tensor per tensor of the losses."""
     parts = torch.split(weights.reshape(-1), [tensor.numel() for tensor in given.tensors])
     return [part.reshape(t.shape).to(t.dtype) for part, t in zip(parts, given.tensors, strict=True)]

@@ -20,7 +20,7 @@ from jdframework.linearization.objectives import Objectives
 
 
 class LossScale:
-    """What a scaler multiplies by in this step.
+    """The factor by which a ``GradScaler`` multiplies the losses of this step.
 
     :param scaler: The scaler; None multiplies by nothing.
     :param device: Where the losses are.
@@ -48,7 +48,7 @@ class LossScale:
         return replace(given, tensors=tuple(self._scaler.scale(t) for t in given.tensors))
 
     def unscaled_linearization(self, lin: Linearization) -> Linearization:
-        """A linearization of scaled losses, of which a method sees what it would without."""
+        """Wraps a linearization of scaled losses so that a method does not see the scale."""
         return lin if self.factor is None else Scaled(lin, self.factor)
 
     def unscaled_products(self, product: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
@@ -71,7 +71,7 @@ def _divided(
 
 
 class Scaled(Wrapped):
-    """Rows times a scale, which functions of them, and Gramians, do not show; updates have it.
+    """A linearization of scaled losses: statistics without the scale, updates with it.
 
     :param inner: Of the losses times the scale.
     :param factor: The scale.

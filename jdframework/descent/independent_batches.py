@@ -1,4 +1,4 @@
-"""The same objectives on other, independent batches, as a user gives them."""
+"""Reads the same objectives on other, independent batches, as a user gives them."""
 
 from __future__ import annotations
 

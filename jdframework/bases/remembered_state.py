@@ -1,4 +1,4 @@
-"""State whose shape only the first call tells: the number of objectives, or of parameters."""
+"""Remembered state whose shape is known at the first call: of the objectives or the parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the functional interface is given, read and checked."""
+"""Reads and checks the arguments of the functional interface."""
 
 from __future__ import annotations
 

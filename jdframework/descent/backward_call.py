@@ -1,4 +1,4 @@
-"""What one call of ``Descent.backward`` was given, read and checked."""
+"""The checked arguments of one call of ``Descent.backward``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from jdframework.descent.finite import FiniteCheck
 from jdframework.linearization.features import Features
+from jdframework.linearization.loss_scale import LossScale
 from jdframework.linearization.objectives import Objectives
-from jdframework.linearization.scaled import LossScale
 
 
 @dataclass(frozen=True)
-class Call:
+class BackwardCall:
     """The objectives of a step, and how they are to be treated."""
 
     given: Objectives
