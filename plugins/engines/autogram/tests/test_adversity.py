@@ -1031,3 +1031,29 @@ def test_a_few_numbers_that_lie_otherwise_than_the_rest_are_noticed(dtype: torch
     assert agrees(Layout(4), plain, scaled, factors)
     scaled[:4, 0] = plain[:4, 0] * factors[:, None]
     assert not agrees(Layout(4), plain, scaled, factors)
+
+
+def rewired(convolution: Any, **settings: Any) -> nn.Sequential:
+    """A convolution whose settings are assigned, as dilated encoders do to pretrained ones."""
+    for name, value in settings.items():
+        setattr(convolution, name, value)
+    return nn.Sequential(convolution, nn.Conv2d(5, 2, 1)).to(F64)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stride": (1, 1), "dilation": (2, 2), "padding": (2, 2)},
+        {"stride": 1, "padding": 2},
+        {"padding": "same", "stride": 1},
+        {"padding": "valid"},
+    ],
+)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_is_differentiated_with_the_settings_that_it_has_now(
+    settings: dict[str, Any], kernel: int
+) -> None:
+    convolution = nn.Conv2d(3, 5, kernel, stride=2, padding=kernel // 2)
+    model, x = rewired(convolution, **settings), batch(4, 3, 8, 8)
+    engine = assert_served(model, lambda: one(model(x)))
+    assert engine.linearize([one(model(x))]).plan.fallback == []

@@ -43,29 +43,33 @@ class Convolution(Rule):
 
     def _of_weight(self, weight: nn.Parameter, use: Use) -> Factors:
         layer = use.layer
-        if _is_pointwise(layer):
+        kernel = tuple(weight.shape[2:])
+        stride, dilation, output_padding = (
+            _in_each(setting, len(kernel))
+            for setting in (layer.stride, layer.dilation, layer.output_padding)
+        )
+        sides = _sides(layer, kernel, dilation)
+        padded = any(left or right for left, right in sides)
+        ones = (1,) * len(kernel)
+        unpadded = not padded and not any(output_padding)
+        if kernel == ones == stride and layer.groups == 1 and unpadded:
             gradients = _pixels(use.gradient, use, 1)
             inputs = _pixels(use.input, use, 0).to(gradients.dtype)
             return Product(weight, inputs, gradients, swapped=layer.transposed)
-        padding = _even_padding(layer)
-        given = use.input if padding is not None else _padded(use.input, layer)
+        given, padding = use.input, tuple(left for left, _ in sides)
+        if layer.padding_mode != "zeros" or any(left != right for left, right in sides):
+            given, padding = _padded(given, sides, layer.padding_mode), (0,) * len(kernel)
         inputs, gradients = use.layout.split(given), use.layout.split(use.gradient, 1)
         geometry = Geometry(
-            tuple(layer.kernel_size),
-            tuple(layer.stride),
-            padding or (0,) * len(layer.kernel_size),
-            tuple(layer.dilation),
-            tuple(layer.output_padding),
-            layer.groups,
-            layer.transposed,
+            kernel, stride, padding, dilation, output_padding, layer.groups, layer.transposed
         )
         return Convolved(weight, inputs.to(gradients.dtype), gradients, geometry)
 
 
-def _is_pointwise(layer: Any) -> bool:
-    ones = (1,) * len(layer.kernel_size)
-    unpadded = not any(layer._reversed_padding_repeated_twice) and not any(layer.output_padding)
-    return layer.kernel_size == ones == layer.stride and layer.groups == 1 and unpadded
+def _in_each(setting: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """A setting in each dimension, as torch reads it."""
+    given = (setting,) if isinstance(setting, int) else tuple(setting)
+    return given * dimensions if len(given) == 1 else given
 
 
 def _pixels(tensor: Tensor, use: Use, leading: int) -> Tensor:
@@ -79,19 +83,22 @@ def _bias_rows(use: Use) -> Tensor:
     return by_objective(split.flatten(4).sum((2, 4)))
 
 
-def _even_padding(layer: Any) -> tuple[int, ...] | None:
-    """The padding, if it is by zeros and as large on both sides."""
-    if layer.transposed:
-        return tuple(layer.padding)
-    sides = layer._reversed_padding_repeated_twice[::-1]
-    even = all(left == right for left, right in zip(sides[::2], sides[1::2], strict=True))
-    return tuple(sides[::2]) if even and layer.padding_mode == "zeros" else None
+def _sides(layer: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """The padding before and after, in each dimension, by what the layer's forward pass reads.
+
+    That is ``padding``, which may be another than the layer was made with; for padding other than
+    by zeros, what was computed of it then.
+    """
+    if layer.padding_mode != "zeros":
+        given = layer._reversed_padding_repeated_twice
+        return list(zip(given[::2], given[1::2], strict=True))[::-1]
+    if layer.padding == "same":
+        totals = [gap * (size - 1) for size, gap in zip(kernel, dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    given = 0 if layer.padding == "valid" else layer.padding
+    return [(size, size) for size in _in_each(given, len(kernel))]
 
 
-def _padded(inputs: Tensor, layer: Any) -> Tensor:
-    sides = layer._reversed_padding_repeated_twice
-    if not any(sides):
-        return inputs
-    if layer.padding_mode == "zeros":
-        return functional.pad(inputs, sides)
-    return functional.pad(inputs, sides, mode=layer.padding_mode)
+def _padded(inputs: Tensor, sides: Sequence[tuple[int, int]], mode: str) -> Tensor:
+    widths = [width for side in reversed(sides) for width in side]
+    return functional.pad(inputs, widths, mode="constant" if mode == "zeros" else mode)
