@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
+from jdframework.autograd.graph import Place
 from jdframework.errors import UnsupportedModelError
 
 from jd_plugin_autogram.factors import Factors
@@ -36,6 +37,16 @@ class Contribution(ABC):
         return [tuple(_metadata(edge).shape) for edge in self.edges]
 
     @property
+    def places(self) -> list[Place]:
+        """Where that stands which is made of the parameters."""
+        return [(edge.node, edge.output_nr) for edge in self.edges]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes whose output's gradient the use counts."""
+        return [node for node, _ in self.places]
+
+    @property
     def size(self) -> int:
         """The bytes of the outputs' gradients in one pass."""
         places = [_metadata(edge) for edge in self.edges]
@@ -45,6 +56,11 @@ class Contribution(ABC):
     def layer(self) -> nn.Module | None:
         """The layer that would be run again; None if none is."""
         return None
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the graph is needed once more after the backward pass."""
+        return self.layer is not None
 
     @abstractmethod
     def saves(self, k: int) -> bool:
@@ -133,6 +149,11 @@ class BroadcastContribution(CallContribution):
     def __init__(self, broadcast: Broadcast, call: Call, wanted: Sequence[nn.Parameter]) -> None:
         super().__init__(call, {0: broadcast.edge}, wanted)
         self._broadcast = broadcast
+
+    @property
+    def places(self) -> list[Place]:
+        """The call's output."""
+        return [self._broadcast.place]
 
     def dims(self, shape: tuple[int, ...]) -> Sequence[int]:
         """Those along which the output was broadcast."""

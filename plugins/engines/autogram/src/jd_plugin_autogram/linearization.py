@@ -172,8 +172,8 @@ class AutogramLinearization(Linearization):
         objectives = self.objectives
         groups = plan.groups(objectives.k, self._size)
         fused = len(groups) == 1
-        reruns = any(contribution.layer is not None for contribution in plan.contributions)
-        last = not (retain_graph or self.outside or reruns) and fused
+        again = any(contribution.needs_graph for contribution in plan.contributions)
+        last = not (retain_graph or self.outside or again) and fused
         totals: dict[int, Tensor] = {}
         kept: list[Factors] = []
         together = objectives.n == 1

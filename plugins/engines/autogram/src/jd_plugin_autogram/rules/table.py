@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
 from torch import nn
 
+from jd_plugin_autogram.offered import offered
 from jd_plugin_autogram.rules.base import Rule
 from jd_plugin_autogram.rules.batch_norm import BatchNorm
 from jd_plugin_autogram.rules.convolution import Convolution
@@ -44,23 +42,7 @@ _GENERIC: Final = Generic()
 @lru_cache(maxsize=1)
 def rules() -> dict[type[nn.Module], Rule]:
     """Every rule by layer type; an installed one goes before ours."""
-    return {layer: rule for rule in (*_OURS, *_offered()) for layer in rule.layers}
-
-
-def _offered() -> Iterator[Rule]:
-    """Those of other distributions; one that is broken costs speed, and stops nothing."""
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        try:
-            rule: Rule = entry.load()()
-        except Exception as error:  # noqa: BLE001  # whatever a foreign module raises
-            source = entry.value if entry.dist is None else entry.dist.name
-            warnings.warn(
-                f"the Gramian rule {entry.name!r} of {source} cannot be loaded and is left out "
-                f"({type(error).__name__}: {error})",
-                stacklevel=2,
-            )
-        else:
-            yield rule
+    return {layer: rule for rule in (*_OURS, *offered(GROUP, "Gramian")) for layer in rule.layers}
 
 
 def rule_for(layer: nn.Module) -> Rule:
