@@ -111,6 +111,12 @@ def test_weight_decay_draws_the_weights_together() -> None:
     assert method.logits.abs().max() < 0.1
 
 
+def test_an_update_before_the_first_call_teaches_nothing() -> None:
+    method = jd.scalarizer("famo")
+    method.after_update(torch.ones(2))
+    assert method.updates == 0
+
+
 def test_losses_of_the_lower_bound_are_served() -> None:
     bounds = [0.7, -0.3]
     method = jd.scalarizer("famo", shape=2, min_losses=bounds)

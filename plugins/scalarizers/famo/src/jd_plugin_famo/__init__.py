@@ -173,7 +173,8 @@ class FAMO(Shaped, Scalarizer):
         :param losses: Those of the same batch, under the new parameters.
         :raises ValueError: if they have another shape, or one is below its bound.
         """
-        decrease = self.before - self._logarithms(self._gaps(losses))
+        after = self._logarithms(self._gaps(losses))  # which takes the shape at a first call
+        decrease = self.before - after
         self.before.fill_(torch.nan)
         if bool(decrease.isfinite().all()):
             shares = self._shares()
