@@ -91,7 +91,8 @@ class HalfDerivative(Aggregator):
     differentiable = True
 
     def forward(self, jacobian: Tensor, /) -> Tensor:
-        return jacobian.detach().norm(dim=1) @ jacobian
+        lengths: Tensor = jacobian.detach().norm(dim=1)
+        return lengths @ jacobian
 
 
 class TestHalfDerivative(AggregatorSuite):
