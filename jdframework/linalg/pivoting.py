@@ -22,7 +22,9 @@ _FIRST: Final = 5
 _BLOCKS: Final = (15, 20, 40, 40, 40, 60)
 """Further steps, after each of which columns are tried; after the last, all that are left."""
 _WATCHED: Final = 5
-"""The last steps of a block, in which a guess that has come to rest changes no sign but one."""
+"""The last steps of a block, in which a guess that has come to rest changes hardly a sign: one, and"""
+_ROWS: Final = 400
+"""one more for so many rows."""
 _PULL: Final = 1e-12
 _SIGN: Final = 1e-12
 """What counts as a wrong sign, relative to the column's largest term."""
@@ -51,7 +53,8 @@ def pivoted(unit: Array, linear: Array, patience: int = 0) -> Array:
         before = splitting.free
         splitting.advance(_WATCHED)
         free = splitting.free
-        ready = np.asarray((free ^ before).sum(axis=0) <= 1) | (steps == _BLOCKS[-1])
+        moved = (free ^ before).sum(axis=0)
+        ready = (moved <= 1 + len(unit) // _ROWS) | (steps == _BLOCKS[-1])
         if not ready.any():
             continue
         columns, guess = linear[:, left[ready]], splitting.point[:, ready]
