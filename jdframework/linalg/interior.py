@@ -75,7 +75,8 @@ def balanced_solution(unit: Array, linear: Array) -> Array | None:
     if not balance.min() > _CENTRED * balance.mean():
         return None
     particular = -own.solved(linear)
-    return np.asarray(particular + balance[:, None] * (-particular / balance[:, None]).max(axis=0))
+    multiples = (-particular / balance[:, None]).max(axis=0)
+    return np.maximum(particular + balance[:, None] * multiples, 0.0)
 
 
 def _central(unit: Array, linear: Array) -> tuple[Array, Array]:
