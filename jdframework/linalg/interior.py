@@ -76,7 +76,7 @@ def balanced_solution(unit: Array, linear: Array) -> Array | None:
         return None
     particular = -own.solved(linear)
     multiples = (-particular / balance[:, None]).max(axis=0)
-    return np.maximum(particular + balance[:, None] * multiples, 0.0)
+    return np.asarray(np.maximum(particular + balance[:, None] * multiples, 0.0))
 
 
 def _central(unit: Array, linear: Array) -> tuple[Array, Array]:

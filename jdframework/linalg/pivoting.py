@@ -17,9 +17,12 @@ import numpy as np
 from jdframework.linalg.splitting import Splitting
 from jdframework.linalg.unit_problem import Array, Mask, kkt_residual
 
-_FIRST: Final = 5
+_FIRST: Final = 20
 """Steps of the guess after which the penalties first follow what they have shown."""
-_BLOCKS: Final = (15, 20, 40, 40, 40, 60)
+_FIRST_OF_MANY: Final = 5
+_MANY: Final = 512
+"""Above so many rows a step takes longer than trying a column, and the first are fewer."""
+_BLOCKS: Final = (20, 20, 40, 40, 60)
 """Further steps, after each of which columns are tried; after the last, all that are left."""
 _WATCHED: Final = 5
 """The last steps of a block, in which a guess that has come to rest changes hardly a sign."""
@@ -47,7 +50,7 @@ def pivoted(unit: Array, linear: Array, patience: int = 0) -> Array:
     solution = np.zeros_like(linear)
     left = np.arange(linear.shape[1])
     splitting = Splitting(unit, linear)
-    splitting.advance(_FIRST)
+    splitting.advance(_FIRST if len(unit) <= _MANY else _FIRST_OF_MANY)
     for steps in _BLOCKS:
         splitting.adapt()
         splitting.advance(steps - _WATCHED)
