@@ -53,6 +53,15 @@ def test_a_column_that_the_first_guess_leaves_gets_a_longer_one(
     assert settled(unit, linear) < both
 
 
+def test_penalties_that_follow_the_rows_settle_most_columns_of_a_thin_cone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unit, linear = unit_problem("hard", 128, seed=1)
+    assert settled(unit, linear) >= 110
+    monkeypatch.setattr(Splitting, "adapt", lambda self: None)
+    assert settled(unit, linear) < 110, "choose a problem of a thin cone"
+
+
 def test_a_column_on_which_pivoting_does_not_end_comes_back_zero() -> None:
     unit, linear = unit_problem("hard", 64, seed=0)
     solution = pivoted(unit, linear)
