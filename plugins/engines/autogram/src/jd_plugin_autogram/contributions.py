@@ -53,14 +53,9 @@ class Contribution(ABC):
         return sum(math.prod(place.shape) * place.dtype.itemsize for place in places)
 
     @property
-    def layer(self) -> nn.Module | None:
-        """The layer that would be run again; None if none is."""
-        return None
-
-    @property
     def needs_graph(self) -> bool:
         """Whether the graph is needed once more after the backward pass."""
-        return self.layer is not None
+        return False
 
     @abstractmethod
     def saves(self, k: int) -> bool:
@@ -95,11 +90,6 @@ class CallContribution(Contribution):
         super().__init__(list(edges.values()), wanted)
         self.call, self._positions = call, list(edges)
 
-    @property
-    def layer(self) -> nn.Module | None:
-        """The call's, if its rule runs it again."""
-        return self.call.layer if rule_for(self.call.layer).reruns else None
-
     def saves(self, k: int) -> bool:
         """What the rule says."""
         return rule_for(self.call.layer).saves(self.call.layer, self.shapes[0], k)
@@ -133,7 +123,6 @@ class CallContribution(Contribution):
             tuple(x for _, x in known),
             call.training,
             call.nested,
-            () if call.outputs_changed else call.found,
         )
         return rule_for(call.layer).factors(use, self.wanted)
 
