@@ -186,8 +186,9 @@ class _Walk:
 
 def _is_served(call: Call) -> bool:
     rule = rule_for(call.layer)
-    direct = {name for name, p in call.layer.named_parameters() if p.requires_grad}
-    known = rule.parameters is None or direct <= rule.parameters
+    known = rule.parameters is None or all(
+        name in rule.parameters for name, tensor in call.state.items() if tensor.requires_grad
+    )
     known = known and (rule.cuts or not call.nested)
     return known and not call.parameters_replaced and rule.serves(call)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
 from jd_plugin_autogram.probe_cache import ProbeCache, Separated, Where
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.separation import Separation, Separations
 
 
@@ -192,10 +193,10 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
     """One for each use of a parameter that is wanted."""
     contributions: list[Contribution] = []
     for call, edges in dependencies.calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [CallContribution(call, edges, own)] if own else []
     for call, broadcast in dependencies.broadcast_calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [BroadcastContribution(broadcast, call, own)] if own else []
     contributions += [
         ParameterUseContribution(use)
@@ -203,6 +204,11 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
         if id(use.part.parameter) in wanted
     ]
     return contributions
+
+
+def _wanted(call: Call, wanted: Set[int]) -> list[nn.Parameter]:
+    parameters = (p for p in call.state.values() if isinstance(p, nn.Parameter))
+    return [p for p in parameters if p.requires_grad and id(p) in wanted]
 
 
 def _layouts(

@@ -61,7 +61,7 @@ class Separation(Contribution):
 
     def __init__(self, meetings: Sequence[Meeting], wanted: Sequence[nn.Parameter]) -> None:
         super().__init__([meeting.output for meeting in meetings], wanted)
-        self._meetings = meetings
+        self.meetings = meetings
         self.layouts = [meeting.layout for meeting in meetings]
 
     @property
@@ -69,7 +69,7 @@ class Separation(Contribution):
         """Whether all that comes in is smaller than what goes out, as what instances share is."""
         return all(
             math.prod(_shape(m.shared)) < math.prod(shape)
-            for m, shape in zip(self._meetings, self.shapes, strict=True)
+            for m, shape in zip(self.meetings, self.shapes, strict=True)
         )
 
     @property
@@ -92,7 +92,7 @@ class Separation(Contribution):
         leaves = {id(p): p for p in self.wanted}
         found: list[Factors] = []
         rows: dict[Place, Tensor] = {}
-        for meeting, gradient, layout in zip(self._meetings, gradients, layouts, strict=True):
+        for meeting, gradient, layout in zip(self.meetings, gradients, layouts, strict=True):
             if gradient is None:
                 continue
             place = meeting.shared
