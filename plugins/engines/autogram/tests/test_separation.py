@@ -19,7 +19,7 @@ from jd_plugin_autogram.contributions import Contribution
 from jd_plugin_autogram.operations import Operation, TensorUse, operation_for
 from jd_plugin_autogram.operations.elementwise import Multiplication
 from jd_plugin_autogram.operations.table import operations
-from jd_plugin_autogram.separation import Separation
+from jd_plugin_autogram.separation import Meeting, Separation
 
 from .truth import F64, Ramp, assert_served, grid, one, reference, several
 
@@ -210,10 +210,10 @@ def test_each_parameter_has_its_own_rows(case: str) -> None:
         torch.testing.assert_close(found[position], expected, rtol=0, atol=atol, msg=name)
 
 
-def separation_of(model: nn.Module, x: Tensor) -> Separation:
+def meetings_of(model: nn.Module, x: Tensor) -> list[Meeting]:
     plan = Autogram(model, batch_dim=0).linearize([one(model(x))]).plan
-    (found,) = (use for use in plan.contributions if isinstance(use, Separation))
-    return found
+    separations = (use for use in plan.contributions if isinstance(use, Separation))
+    return [meeting for separation in separations for meeting in separation.meetings]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -249,7 +249,7 @@ def test_an_operations_rule_gives_what_its_own_derivative_gives(
 def test_the_usual_operations_have_a_rule(case: str) -> None:
     torch.manual_seed(0)
     model, x = CASES[case]().to(F64), torch.randn(N, 4, 6, dtype=F64)
-    for meeting in separation_of(model, x).meetings:
+    for meeting in meetings_of(model, x):
         assert meeting.use is not None, meeting.output.node.name()
 
 
