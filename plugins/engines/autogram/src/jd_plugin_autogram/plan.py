@@ -20,6 +20,7 @@ from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
 from jd_plugin_autogram.probe_cache import Place, ProbeCache
+from jd_plugin_autogram.selection import selection
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,7 @@ def make_plan(
         (contribution for contribution in lost if isinstance(contribution, CallContribution)), None
     )
     if mixed is not None and len(lost) == len(contributions):
-        raise UnsupportedModelError(
-            f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
-            f"instances: a loss does not depend on just its own instance, or the instances' order "
-            f"changes on the way; use batch_dim=None, or engine='autojac'"
-        )
+        raise UnsupportedModelError(_why_mixed(mixed, dependencies, objectives.n))
     fallback |= {id(p): p for contribution in lost for p in contribution.wanted}
     kept, places = [], []
     for contribution, own in zip(contributions, layouts, strict=True):
@@ -108,6 +105,22 @@ def sketch_plan(
         [contribution for contribution in contributions if contribution.wanted],
         [],
         list(fallback.values()),
+    )
+
+
+def _why_mixed(mixed: CallContribution, dependencies: Dependencies, n: int) -> str:
+    """Why no layer keeps the instances separate, and the remedy."""
+    picking = selection(dependencies.nodes, n)
+    if picking is not None:
+        return (
+            f"the losses are those of some instances of the batch, picked by a mask or an index "
+            f"({picking.name()}): give the losses of all, torch.where(mask, losses, 0), or use "
+            f"batch_dim=None, or engine='autojac'"
+        )
+    return (
+        f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
+        f"instances: a loss does not depend on just its own instance, or the instances' order "
+        f"changes on the way; use batch_dim=None, or engine='autojac'"
     )
 
 
