@@ -235,13 +235,23 @@ def _remembered(
 
 
 def _clusters(contributions: Sequence[Contribution]) -> list[list[int]]:
-    """The contributions' numbers; those that share a parameter are together."""
-    clusters: dict[int, list[int]] = {}
+    """The contributions' numbers; those that share a parameter are together.
+
+    A loop may call one layer thousands of times, so that this takes no more than linear time.
+    """
+    earlier = list(range(len(contributions)))
+
+    def first(number: int) -> int:
+        while earlier[number] != number:
+            earlier[number] = number = earlier[earlier[number]]
+        return number
+
     of_parameter: dict[int, int] = {}
     for number, contribution in enumerate(contributions):
-        met = {of_parameter[id(p)] for p in contribution.wanted if id(p) in of_parameter}
-        together = [i for name in met for i in clusters.pop(name)]
-        clusters[number] = sorted([*together, number])
-        for i in clusters[number]:
-            of_parameter |= {id(p): number for p in contributions[i].wanted}
+        for parameter in contribution.wanted:
+            one, other = first(of_parameter.setdefault(id(parameter), number)), first(number)
+            earlier[max(one, other)] = min(one, other)
+    clusters: dict[int, list[int]] = {}
+    for number in range(len(contributions)):
+        clusters.setdefault(first(number), []).append(number)
     return list(clusters.values())
