@@ -97,7 +97,7 @@ def without(tensors: Iterable[Tensor], excluded: Iterable[Tensor]) -> list[Tenso
 
 
 def gradients(
-    outputs: Sequence[Tensor],
+    outputs: Sequence[Tensor | GradientEdge],
     inputs: Sequence[Tensor | GradientEdge],
     output_gradients: Sequence[Tensor] | None,
     retain_graph: bool,
@@ -110,10 +110,12 @@ def gradients(
     """
     if not inputs:
         return []
-    targets: Any = inputs  # torch's own annotation has no sequences of both
+    # torch's own annotation has no sequences of both
+    starts: Any = outputs
+    targets: Any = inputs
     with without_leaf_hooks(inputs), refusing_donated_buffers():
         found = torch.autograd.grad(
-            outputs, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
+            starts, targets, output_gradients, retain_graph=retain_graph, allow_unused=True
         )
     pairs = zip(found, inputs, strict=True)
     return [None if g is None else noted(g, of) for g, of in pairs]

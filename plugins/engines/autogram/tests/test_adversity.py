@@ -1068,7 +1068,6 @@ PICKED: dict[str, Callable[[Tensor], Tensor]] = {
     "gather": lambda losses: losses.gather(0, torch.tensor([3, 0, 1, 5])),
     "topk": lambda losses: losses.topk(4).values,
     "slice": lambda losses: losses[1:5],
-    "several in a stack": lambda losses: torch.stack([losses[0], losses[4], losses[2], losses[5]]),
     "mask, and then more": lambda losses: 2 * losses[MASK].square(),
 }
 
@@ -1082,6 +1081,16 @@ def test_losses_of_some_instances_are_refused_with_the_line_that_serves_them(
     with pytest.raises(jd.UnsupportedModelError, match=r"torch\.where\(mask, losses, 0\)"):
         engine.compute_gramian(pick(one(model(x))))
     assert_served(model, lambda: torch.where(MASK, one(model(x)), 0))
+
+
+def test_losses_that_were_stacked_one_by_one_are_served() -> None:
+    model, x = mlp(), batch(6, 4)
+
+    def losses() -> Tensor:
+        found = one(model(x))
+        return torch.stack([found[0], found[4], found[2], found[5]])
+
+    assert_served(model, losses)
 
 
 def test_losses_in_another_order_are_not_taken_for_some_of_them() -> None:

@@ -44,7 +44,6 @@ class TestCleanUp:
         for end in (Autogram.close, lambda engine: None):
             engine = Autogram(model, batch_dim=0)
             assert model[0]._forward_hooks
-            assert model[1]._forward_pre_hooks
             end(engine)
             del engine
             gc.collect()

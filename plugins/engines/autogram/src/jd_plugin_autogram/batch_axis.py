@@ -23,15 +23,13 @@ _CHOOSING: Final = (
     "MaskedSelect",
     "MaskedScatter",
     "PackPadded",
-    "Roll",
-    "Flip",
 )
 """How the names of operations begin that move entries to other places."""
 _CUTTING: Final = ("Slice", "Narrow", "Split", "Cat")
 """The same of those that part or join tensors."""
-_TURNING: Final = ("Sum", "Mean", "Permute", "Transpose")
-"""The same of those that exchange dimensions, or leave one."""
-_DIMENSIONS: Final = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1")
+_TURNING: Final = ("Sum", "Mean", "Permute", "Transpose", "Roll", "Flip")
+"""The same of those that exchange or turn dimensions, or leave one."""
+_DIMENSIONS: Final = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_shifts")
 _MULTIPLYING: Final = {
     "MmBackward0": 1,
     "AddmmBackward0": 2,

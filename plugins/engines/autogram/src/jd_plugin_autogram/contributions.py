@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
+from jdframework.autograd.graph import Place
 from jdframework.errors import UnsupportedModelError
 
 from jd_plugin_autogram.factors import Factors
@@ -36,15 +37,25 @@ class Contribution(ABC):
         return [tuple(_metadata(edge).shape) for edge in self.edges]
 
     @property
+    def places(self) -> list[Place]:
+        """Where that stands which is made of the parameters."""
+        return [(edge.node, edge.output_nr) for edge in self.edges]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes whose output's gradient the use counts."""
+        return [node for node, _ in self.places]
+
+    @property
     def size(self) -> int:
         """The bytes of the outputs' gradients in one pass."""
         places = [_metadata(edge) for edge in self.edges]
         return sum(math.prod(place.shape) * place.dtype.itemsize for place in places)
 
     @property
-    def layer(self) -> nn.Module | None:
-        """The layer that would be run again; None if none is."""
-        return None
+    def needs_graph(self) -> bool:
+        """Whether the graph is needed once more after the backward pass."""
+        return False
 
     @abstractmethod
     def saves(self, k: int) -> bool:
@@ -79,11 +90,6 @@ class CallContribution(Contribution):
         super().__init__(list(edges.values()), wanted)
         self.call, self._positions = call, list(edges)
 
-    @property
-    def layer(self) -> nn.Module | None:
-        """The call's, if its rule runs it again."""
-        return self.call.layer if rule_for(self.call.layer).reruns else None
-
     def saves(self, k: int) -> bool:
         """What the rule says."""
         return rule_for(self.call.layer).saves(self.call.layer, self.shapes[0], k)
@@ -117,7 +123,6 @@ class CallContribution(Contribution):
             tuple(x for _, x in known),
             call.training,
             call.nested,
-            () if call.outputs_changed else call.found,
         )
         return rule_for(call.layer).factors(use, self.wanted)
 
@@ -133,6 +138,11 @@ class BroadcastContribution(CallContribution):
     def __init__(self, broadcast: Broadcast, call: Call, wanted: Sequence[nn.Parameter]) -> None:
         super().__init__(call, {0: broadcast.edge}, wanted)
         self._broadcast = broadcast
+
+    @property
+    def places(self) -> list[Place]:
+        """The call's output."""
+        return [self._broadcast.place]
 
     def dims(self, shape: tuple[int, ...]) -> Sequence[int]:
         """Those along which the output was broadcast."""

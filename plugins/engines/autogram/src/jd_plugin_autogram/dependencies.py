@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from jdframework.autograd.graph import Place
 from jdframework.errors import UnsupportedModelError
 
 from jd_plugin_autogram.parameter_uses import Broadcast, ParameterUse, broadcasts, parameter_uses
@@ -17,6 +18,9 @@ from jd_plugin_autogram.recording import Call, Recorder
 from jd_plugin_autogram.rules import rule_for
 
 _HIDING: Final = "CheckpointFunctionBackward"
+
+Consumer: TypeAlias = Node | Call
+"""What uses a tensor: an operation, or a recorded call, which hides those inside of it."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,44 @@ class Dependencies:
     """Calls whose outputs are only added to something larger."""
     unrecognised: list[Tensor]
     """Leaves that are reached in a way that no rule knows."""
+    overlapping: list[Tensor]
+    """Parameters of which two uses share some rows, but not all."""
     nodes: dict[Node, None]
     """Every node that was visited."""
+    roots: frozenset[Place]
+    """Where the losses stand."""
+    consumers: dict[Place, list[Consumer]]
+    """What uses the tensor at each place."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Those of the nodes, in the order in which they were visited."""
+        return tuple(node.name() for node in self.nodes)
+
+    @cached_property
+    def numbered(self) -> list[Node]:
+        """The nodes, in the order in which they were visited."""
+        return list(self.nodes)
+
+    def outputs_of(self, consumer: Consumer) -> list[Place]:
+        """Where the outputs of an operation or of a recorded call stand that the losses depend on.
+
+        :param consumer: One that was visited.
+        """
+        if isinstance(consumer, Call):
+            return self._outputs_of_calls[id(consumer)]
+        places = ((consumer, i) for i in range(len(_outputs(consumer))))
+        return [place for place in places if place in self.consumers or place in self.roots]
+
+    @cached_property
+    def _outputs_of_calls(self) -> dict[int, list[Place]]:
+        found = {
+            id(call): [(edge.node, edge.output_nr) for edge in edges.values()]
+            for call, edges in self.calls
+        }
+        for call, broadcast in self.broadcast_calls:
+            found.setdefault(id(call), []).append(broadcast.place)
+        return found
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -48,7 +88,7 @@ class Dependencies:
         labels += [
             f"{use.edge.node.name()} {id(use.part.parameter)}" for use in self.parameter_uses
         ]
-        return tuple(labels), frozenset(node.name() for node in self.nodes)
+        return tuple(labels), frozenset(self.names)
 
 
 def dependencies_of(
@@ -78,10 +118,12 @@ class _Walk:
         self._broadcast_calls: list[tuple[Call, Broadcast]] = []
         self._parameter_uses: list[ParameterUse] = []
         self._leaves: list[Tensor] = []
+        self._consumers: dict[Place, list[Consumer]] = {}
 
     def dependencies(self, starts: Sequence[tuple[Node, int]]) -> Dependencies:
         """Everything below some places."""
         self._pending = list(reversed(starts))
+        roots = frozenset(starts)
         while self._pending:
             node, output = self._pending.pop()
             self._nodes[node] = None
@@ -94,13 +136,15 @@ class _Walk:
                 self._walked.add(node)
                 self._step(node)
         broadcast_calls = [pair for pair in self._broadcast_calls if id(pair[0]) not in self._calls]
-        unrecognised = [*self._leaves, *_overlapping(self._parameter_uses)]
         return Dependencies(
             list(self._calls.values()),
             self._parameter_uses,
             broadcast_calls,
-            unrecognised,
+            self._leaves,
+            _overlapping(self._parameter_uses),
             self._nodes,
+            roots,
+            self._consumers,
         )
 
     def _enter(self, call: Call) -> bool:
@@ -109,7 +153,10 @@ class _Walk:
         if known is None:
             known = self._entered[id(call)] = _is_served(call)
             if known:
-                self._pending.extend(_place(edge) for edge in reversed(call.input_edges))
+                places = [_place(edge) for edge in call.input_edges]
+                for place in places:
+                    self._consumers.setdefault(place, []).append(call)
+                self._pending.extend(reversed(places))
         return known
 
     def _step(self, node: Node) -> None:
@@ -128,6 +175,7 @@ class _Walk:
         for position, (child, output) in reversed(list(enumerate(node.next_functions))):
             if child is None or position in understood:
                 continue
+            self._consumers.setdefault((child, output), []).append(node)
             found = self._recorder.found_at(child, output) if position in shared else None
             if found is not None and found[0].outputs == 1 and self._enter(found[0]):
                 self._nodes[child] = None
@@ -138,8 +186,9 @@ class _Walk:
 
 def _is_served(call: Call) -> bool:
     rule = rule_for(call.layer)
-    direct = {name for name, p in call.layer.named_parameters() if p.requires_grad}
-    known = rule.parameters is None or direct <= rule.parameters
+    known = rule.parameters is None or all(
+        name in rule.parameters for name, tensor in call.state.items() if tensor.requires_grad
+    )
     known = known and (rule.cuts or not call.nested)
     return known and not call.parameters_replaced and rule.serves(call)
 
@@ -154,6 +203,10 @@ def _overlapping(parameter_uses: Sequence[ParameterUse]) -> list[Tensor]:
             found[id(use.part.parameter)] = use.part.parameter
         others.append(use)
     return list(found.values())
+
+
+def _outputs(node: Any) -> Any:
+    return node._input_metadata
 
 
 def _place(edge: GradientEdge) -> tuple[Node, int]:

@@ -28,7 +28,6 @@ from jd_plugin_autogram.factors.base import multiplied
 from jd_plugin_autogram.forecast import forecast_of
 from jd_plugin_autogram.objectives import Objectives, differentiated
 from jd_plugin_autogram.plan import Plan, make_plan, sketch_plan
-from jd_plugin_autogram.rules import NotRepeatableError
 
 if TYPE_CHECKING:
     from jd_plugin_autogram.engine import Autogram
@@ -172,8 +171,8 @@ class AutogramLinearization(Linearization):
         objectives = self.objectives
         groups = plan.groups(objectives.k, self._size)
         fused = len(groups) == 1
-        reruns = any(contribution.layer is not None for contribution in plan.contributions)
-        last = not (retain_graph or self.outside or reruns) and fused
+        again = any(contribution.needs_graph for contribution in plan.contributions)
+        last = not (retain_graph or self.outside or again) and fused
         totals: dict[int, Tensor] = {}
         kept: list[Factors] = []
         together = objectives.n == 1
@@ -277,26 +276,12 @@ class AutogramLinearization(Linearization):
         edges = [edge for contribution in contributions for edge in contribution.edges]
         found, rows = objectives.of_outputs(edges, retain_graph, fallback)
         by_parameter: dict[int, list[Factors]] = {}
-        lost: dict[int, nn.Parameter] = {}
         for number, contribution in zip(group, contributions, strict=True):
             own = [found.pop(0) for _ in contribution.edges]
             if all(gradient is None for gradient in own):
                 continue
-            try:
-                found_here = contribution.factors(own, plan.layouts[number])
-            except NotRepeatableError:
-                lost |= {id(p): p for p in contribution.wanted}
-                self._engine.recorder.distrust(contribution.layer)
-                continue
-            for factor in found_here:
+            for factor in contribution.factors(own, plan.layouts[number]):
                 by_parameter.setdefault(id(factor.parameter), []).append(factor)
-        for parameter in lost.values():
-            by_parameter.pop(id(parameter), None)
-        if lost:
-            # The graph is still there, where a layer is run again.
-            again = [*lost.values()]
-            rows = [*rows, *objectives.of_parameters(again, retain_graph=True)]
-            fallback = [*fallback, *again]
         factors = [factor for several in by_parameter.values() for factor in combined(several)]
         return [*factors, *_as_rows(fallback, rows)]
 

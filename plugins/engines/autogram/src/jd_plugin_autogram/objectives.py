@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge
 
 from jdframework.autograd.graph import cast, gradients, stacked, weighted_starts
 
-_Pass = tuple[Sequence[Tensor], Sequence[Tensor] | None]
+_Pass = tuple[Sequence[Tensor | GradientEdge], Sequence[Tensor] | None]
 
 
 class Objectives(ABC):

@@ -6,17 +6,19 @@ is needed of each is the gradient of the node's output, and what the node itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from jdframework.autograd.graph import Place
+
 from jd_plugin_autogram.cost import ghost_is_cheaper
-from jd_plugin_autogram.factors import Factors, Product, Rows, SliceFactors, by_objective
+from jd_plugin_autogram.factors import Factors, SliceFactors
 from jd_plugin_autogram.layout import Layout
+from jd_plugin_autogram.operations import TensorUse, operation_for
+from jd_plugin_autogram.operations.base import broadcast_dims, sum_over_broadcast
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,20 @@ class ParameterUse:
     edge: GradientEdge
     """The node's output."""
     part: Part
-    dims: tuple[int, ...]
-    """Along which dimensions of the output instances may lie."""
-    make: Callable[[Tensor, Tensor, Layout], Factors]
-    """Given the part, its output's gradient ``[k, *shape]``, and its layout."""
+    use: TensorUse
+    """How."""
 
-    inputs: int | None = None
-    """``d`` of a product; None if it is none."""
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Along which dimensions of the output instances may lie."""
+        return self.use.dims
 
     def saves(self, k: int) -> bool:
         """Whether, for ``k`` losses of one instance, this is cheaper than autograd's own rows."""
-        if self.inputs is None:
+        if self.use.inputs is None:
             return False
         length, outputs = self.edge.node._input_metadata[0].shape
-        return ghost_is_cheaper(k, 1, length, self.inputs, outputs)
+        return ghost_is_cheaper(k, 1, length, self.use.inputs, outputs)
 
     def share(self, gradient: Tensor, layout: Layout) -> Factors:
         """What the use contributes.
@@ -73,9 +75,10 @@ class ParameterUse:
         :param gradient: ``[k, *shape]``.
         :param layout: Where the instances lie in it.
         """
-        if self.part.is_whole:
-            return self.make(self.part.parameter, gradient, layout)
-        found = self.make(self.part.tensor, gradient, layout)
+        part = self.part
+        if part.is_whole:
+            return self.use.make(part.parameter, gradient, layout, part.transposed)
+        found = self.use.make(part.tensor, gradient, layout, part.transposed)
         return SliceFactors(self.part.parameter, found, self.part.start)
 
 
@@ -85,8 +88,18 @@ def parameter_uses(node: Node) -> dict[int, ParameterUse]:
     :param node: Any node.
     :return: By the input's position; those that are not there are to be looked at further.
     """
-    recognise = _KINDS.get(node.name())
-    return {} if recognise is None else recognise(node)
+    operation = operation_for(node.name())
+    if operation is None:
+        return {}
+    found: dict[int, ParameterUse] = {}
+    for position, child in enumerate(node.next_functions):
+        part = _part(child)
+        if part is None or child[0] is None:
+            continue
+        use = operation.use(node, position, child[0]._input_metadata[child[1]].shape)
+        if use is not None and (use.transposable or not part.transposed):
+            found[position] = ParameterUse(GradientEdge(node, 0), part, use)
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,8 @@ class Broadcast:
     """The dimensions along which the tensor was broadcast."""
     shape: tuple[int, ...]
     """The tensor's."""
+    place: Place
+    """Where the tensor stands in the graph."""
 
     def rows(self, gradient: Tensor, layout: Layout) -> Tensor:
         """The gradient of the tensor, ``[m, *shape]``.
@@ -106,7 +121,7 @@ class Broadcast:
         :param gradient: That of the node's output, ``[k, *output.shape]``.
         :param layout: Where the instances lie in it.
         """
-        return _sum_over_broadcast(self.shape, gradient, layout)
+        return sum_over_broadcast(self.shape, gradient, layout)
 
 
 def broadcasts(node: Node) -> dict[int, Broadcast]:
@@ -120,114 +135,10 @@ def broadcasts(node: Node) -> dict[int, Broadcast]:
     for position, (child, output) in enumerate(node.next_functions):
         if child is not None:
             own = tuple(child._input_metadata[output].shape)
-            dims = _broadcast(own, shape)
+            dims = broadcast_dims(own, shape)
             if any(shape[d] > 1 for d in dims):
-                found[position] = Broadcast(GradientEdge(node, 0), dims, own)
+                found[position] = Broadcast(GradientEdge(node, 0), dims, own, (child, output))
     return found
-
-
-def _addmm(node: Any) -> dict[int, ParameterUse]:
-    if node._saved_alpha != 1 or node._saved_beta != 1:
-        return {}
-    return _added(node, (0,)) | _multiplied(node, 2, "_saved_mat1")
-
-
-def _mm(node: Any) -> dict[int, ParameterUse]:
-    return _multiplied(node, 1, "_saved_self")
-
-
-def _add(node: Any) -> dict[int, ParameterUse]:
-    return _added(node, (0, 1) if node._saved_alpha == 1 else (0,))
-
-
-def _multiplied(node: Any, position: int, saved: str) -> dict[int, ParameterUse]:
-    part = _part(node.next_functions[position])
-    if part is None or part.parameter.ndim != 2:
-        return {}
-    inputs: Tensor = getattr(node, saved).detach()
-    if inputs.layout is not torch.strided:
-        return {}
-
-    def make(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
-        a, b = layout.split(inputs), layout.split(gradient, 1)
-        a, b = a.reshape(len(a), -1, a.shape[-1]), b.reshape(*b.shape[:2], -1, b.shape[-1])
-        return Product(target, a.to(b.dtype), b, swapped=not part.transposed)
-
-    return {position: ParameterUse(GradientEdge(node, 0), part, (0,), make, inputs.shape[1])}
-
-
-def _added(node: Node, positions: Iterable[int]) -> dict[int, ParameterUse]:
-    shape = tuple(node._input_metadata[0].shape)
-    found = {}
-    for position in positions:
-        part = _part(node.next_functions[position])
-        if part is not None and not part.transposed:
-            dims = _broadcast(tuple(part.tensor.shape), shape)
-            found[position] = ParameterUse(GradientEdge(node, 0), part, dims, _summed)
-    return found
-
-
-def _expanded(node: Any) -> dict[int, ParameterUse]:
-    return _added(node, (0,))
-
-
-def _repeated(node: Any) -> dict[int, ParameterUse]:
-    sizes = [1] * len(node._saved_repeats)
-    sizes[len(sizes) - len(node._saved_self_sym_sizes) :] = node._saved_self_sym_sizes
-    tiled = any(size > 1 and r > 1 for size, r in zip(sizes, node._saved_repeats, strict=True))
-    return {} if tiled else _added(node, (0,))
-
-
-def _scaled(node: Any) -> dict[int, ParameterUse]:
-    shape = tuple(node._input_metadata[0].shape)
-    found = {}
-    for position, saved in ((0, "_saved_other"), (1, "_saved_self")):
-        part = _part(node.next_functions[position])
-        if part is None or part.transposed:
-            continue
-        scale = getattr(node, saved)
-        if isinstance(scale, Tensor):
-            dims = _broadcast(tuple(part.tensor.shape), shape)
-            found[position] = ParameterUse(
-                GradientEdge(node, 0), part, dims, _scaler(scale.detach())
-            )
-    return found
-
-
-def _scaler(scale: Tensor) -> Callable[[Tensor, Tensor, Layout], Factors]:
-    def make(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
-        return _summed(target, gradient * scale, layout)
-
-    return make
-
-
-def _summed(target: Tensor, gradient: Tensor, layout: Layout) -> Factors:
-    return Rows(target, _sum_over_broadcast(tuple(target.shape), gradient, layout))
-
-
-def _sum_over_broadcast(shape: Sequence[int], gradient: Tensor, layout: Layout) -> Tensor:
-    """The gradient of what was broadcast: the sum over all that it was broadcast to."""
-    split = layout.split(gradient, 1)
-    extra = split.ndim - 2 - len(shape)
-    sums = split.sum(tuple(range(2, 2 + extra))) if extra else split
-    kept = tuple(d + 2 for d, size in enumerate(shape) if size == 1 and sums.shape[d + 2] != 1)
-    return by_objective(sums.sum(kept, keepdim=True) if kept else sums)
-
-
-def _broadcast(shape: Sequence[int], output: Sequence[int]) -> tuple[int, ...]:
-    """The dimensions of the output along which a tensor was broadcast."""
-    extra = len(output) - len(shape)
-    return tuple(d for d in range(len(output)) if d < extra or shape[d - extra] == 1)
-
-
-_KINDS: Final[dict[str, Callable[[Any], dict[int, ParameterUse]]]] = {
-    "AddmmBackward0": _addmm,
-    "MmBackward0": _mm,
-    "AddBackward0": _add,
-    "MulBackward0": _scaled,
-    "ExpandBackward0": _expanded,
-    "RepeatBackward0": _repeated,
-}
 
 
 def _part(child: tuple[Node | None, int]) -> Part | None:

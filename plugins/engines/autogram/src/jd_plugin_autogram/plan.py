@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from jdframework.autograd.graph import place_of
 from jdframework.errors import UnsupportedModelError
 
 from jd_plugin_autogram.batch_axis import batch_axis_key
@@ -19,8 +21,10 @@ from jd_plugin_autogram.contributions import (
 from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
-from jd_plugin_autogram.probe_cache import Place, ProbeCache
+from jd_plugin_autogram.probe_cache import ProbeCache, Separated, Where
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.selection import selection
+from jd_plugin_autogram.separation import Separation, Separations
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,103 @@ def make_plan(
     :param cache: What was found before; it is added to.
     :raises UnsupportedModelError: if no layer keeps the instances separate.
     """
+    if isinstance(objectives, Instances) and objectives.n > 1:
+        return _plan_of_instances(objectives, dependencies, parameters, cache)
     contributions, fallback = _divided(objectives, dependencies, parameters)
-    per_instance = isinstance(objectives, Instances) and objectives.n > 1
-    axis_key = batch_axis_key(dependencies.nodes, objectives.n) if per_instance else "whole"
+    kept = _without(contributions, fallback)
+    layouts = [[Layout(1)] * len(contribution.edges) for contribution in kept]
+    return Plan(kept, layouts, list(fallback.values()))
+
+
+def _plan_of_instances(
+    objectives: Instances,
+    dependencies: Dependencies,
+    parameters: Sequence[nn.Parameter],
+    cache: ProbeCache,
+) -> Plan:
+    """As :func:`make_plan`, with parameters cut off from where their instances' shares begin."""
+    fallback = _fallback(dependencies.overlapping, parameters)
+    contributions = _contributions(dependencies, {id(p) for p in parameters} - fallback.keys())
+    before = cache.separated(dependencies.names)
+    pairs = enumerate(dependencies.numbered)
+    nodes = [node for number, node in pairs if number not in before.below]
+    axis_key = batch_axis_key(nodes, objectives.n)
     layouts = _layouts(objectives, contributions, dependencies, cache, axis_key)
-    lost = [v for v, own in zip(contributions, layouts, strict=True) if None in own]
-    mixed = next(
-        (contribution for contribution in lost if isinstance(contribution, CallContribution)), None
+    pairs_of_layouts = list(zip(contributions, layouts, strict=True))
+    kept = [(use, [x for x in own if x is not None]) for use, own in pairs_of_layouts]
+    kept = [(use, own) for use, own in kept if len(own) == len(use.edges)]
+    lost = [use for use, own in pairs_of_layouts if None in own]
+    loose = _fallback(dependencies.unrecognised, parameters)
+    starts = {number: [place_of(p)] for number, p in loose.items() if number not in fallback}
+    for use in lost:
+        loose |= {id(p): p for p in use.wanted}
+        for p in use.wanted:
+            starts.setdefault(id(p), []).extend(use.places)
+    separation = None
+    if starts:
+        search = Separations(objectives, dependencies, _counted([use for use, _ in kept]))
+        meetings = search.find(starts, before.meetings)
+        fallback |= {number: loose[number] for number in starts if number not in meetings}
+        if meetings:
+            every = list(dict.fromkeys(m for own in meetings.values() for m in own))
+            separation = Separation(every, [loose[number] for number in meetings])
+            if search.are_certain:
+                found = Separated(search.to_remember(every), search.below(every))
+                cache.remember_separated(dependencies.names, found)
+    if contributions and not kept and (separation is None or not separation.of_shared):
+        _refuse_mixed(lost, dependencies.nodes, objectives.n)
+    left = _without([use for use, _ in kept], fallback)
+    places = [own for use, own in kept if use.wanted]
+    if separation is not None:
+        return Plan(
+            [*left, separation], [*places, separation.layouts], list(fallback.values()), axis_key
+        )
+    return Plan(left, places, list(fallback.values()), axis_key)
+
+
+def _counted(contributions: Sequence[Contribution]) -> dict[int, set[Node]]:
+    """By a parameter's identity, the nodes at whose outputs its uses are counted."""
+    found: dict[int, set[Node]] = {}
+    for contribution in contributions:
+        for p in contribution.wanted:
+            found.setdefault(id(p), set()).update(contribution.nodes)
+    return found
+
+
+def _refuse_mixed(lost: Sequence[Contribution], nodes: Iterable[Node], n: int) -> None:
+    """Refuses losses of which none depends on just its own instance, as far as layers tell."""
+    mixed = next((use for use in lost if isinstance(use, CallContribution)), None)
+    if mixed is None:
+        return
+    picking = selection(nodes, n)
+    if picking is not None:
+        raise UnsupportedModelError(
+            f"the losses are those of some instances of the batch, picked by a mask or an index "
+            f"({picking.name()}): give the losses of all, torch.where(mask, losses, 0), or use "
+            f"batch_dim=None, or engine='autojac'"
+        )
+    raise UnsupportedModelError(
+        f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
+        f"instances: a loss does not depend on just its own instance, or the instances' order "
+        f"changes on the way; use batch_dim=None, or engine='autojac'"
     )
-    if mixed is not None and len(lost) == len(contributions):
-        raise UnsupportedModelError(_why_mixed(mixed, dependencies, objectives.n))
-    fallback |= {id(p): p for contribution in lost for p in contribution.wanted}
-    kept, places = [], []
-    for contribution, own in zip(contributions, layouts, strict=True):
+
+
+def _without(
+    contributions: Sequence[Contribution], fallback: Mapping[int, nn.Parameter]
+) -> list[Contribution]:
+    """The contributions, of which nothing that is in the fallback is wanted."""
+    for contribution in contributions:
         contribution.wanted = [p for p in contribution.wanted if id(p) not in fallback]
-        if contribution.wanted:
-            kept.append(contribution)
-            places.append([layout for layout in own if layout is not None])
-    return Plan(kept, places, list(fallback.values()), axis_key)
+    return [contribution for contribution in contributions if contribution.wanted]
+
+
+def _fallback(
+    reached: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+) -> dict[int, nn.Parameter]:
+    """Those of the parameters that are among some leaves, by identity."""
+    identities = {id(leaf) for leaf in reached}
+    return {id(p): p for p in parameters if id(p) in identities}
 
 
 def sketch_plan(
@@ -99,37 +182,15 @@ def sketch_plan(
     :param parameters: Those that count.
     """
     contributions, fallback = _divided(objectives, dependencies, parameters)
-    for contribution in contributions:
-        contribution.wanted = [p for p in contribution.wanted if id(p) not in fallback]
-    return Plan(
-        [contribution for contribution in contributions if contribution.wanted],
-        [],
-        list(fallback.values()),
-    )
-
-
-def _why_mixed(mixed: CallContribution, dependencies: Dependencies, n: int) -> str:
-    """Why no layer keeps the instances separate, and the remedy."""
-    picking = selection(dependencies.nodes, n)
-    if picking is not None:
-        return (
-            f"the losses are those of some instances of the batch, picked by a mask or an index "
-            f"({picking.name()}): give the losses of all, torch.where(mask, losses, 0), or use "
-            f"batch_dim=None, or engine='autojac'"
-        )
-    return (
-        f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
-        f"instances: a loss does not depend on just its own instance, or the instances' order "
-        f"changes on the way; use batch_dim=None, or engine='autojac'"
-    )
+    return Plan(_without(contributions, fallback), [], list(fallback.values()))
 
 
 def _divided(
     objectives: Objectives, dependencies: Dependencies, parameters: Sequence[nn.Parameter]
 ) -> tuple[list[Contribution], dict[int, nn.Parameter]]:
     """The uses that are understood, and by identity the parameters that need a pass each."""
-    reached = {id(leaf) for leaf in dependencies.unrecognised}
-    fallback = {id(p): p for p in parameters if id(p) in reached}
+    reached = [*dependencies.unrecognised, *dependencies.overlapping]
+    fallback = _fallback(reached, parameters)
     contributions = _contributions(dependencies, {id(p) for p in parameters} - fallback.keys())
     if objectives.n == 1:
         costly = [v for v in contributions if not v.saves(objectives.k)]
@@ -141,10 +202,10 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
     """One for each use of a parameter that is wanted."""
     contributions: list[Contribution] = []
     for call, edges in dependencies.calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [CallContribution(call, edges, own)] if own else []
     for call, broadcast in dependencies.broadcast_calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [BroadcastContribution(broadcast, call, own)] if own else []
     contributions += [
         ParameterUseContribution(use)
@@ -154,16 +215,19 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
     return contributions
 
 
+def _wanted(call: Call, wanted: Set[int]) -> list[nn.Parameter]:
+    parameters = (p for p in call.state.values() if isinstance(p, nn.Parameter))
+    return [p for p in parameters if p.requires_grad and id(p) in wanted]
+
+
 def _layouts(
-    objectives: Objectives,
+    objectives: Instances,
     contributions: Sequence[Contribution],
     dependencies: Dependencies,
     cache: ProbeCache,
     axis_key: Hashable | None,
 ) -> list[list[Layout | None]]:
     """Per contribution and output; None where its gradient does not fall apart into instances."""
-    if not isinstance(objectives, Instances) or objectives.n == 1:
-        return [[Layout(1)] * len(contribution.edges) for contribution in contributions]
     kind = (
         dependencies.kind,
         tuple(len(contribution.wanted) for contribution in contributions),
@@ -200,9 +264,9 @@ def _agreeing(
 
 def _places(
     contributions: Sequence[Contribution], options: list[list[list[Layout]]]
-) -> list[Place]:
+) -> list[Where]:
     """What is true of the next batch, too: not which index is faster, if there is but one."""
-    found: list[Place] = []
+    found: list[Where] = []
     for contribution, own in zip(contributions, options, strict=True):
         for shape, agreeing in zip(contribution.shapes, own, strict=True):
             layout = agreeing[0] if agreeing else None
@@ -213,7 +277,7 @@ def _places(
 
 
 def _remembered(
-    contributions: Sequence[Contribution], places: Sequence[Place] | None, n: int
+    contributions: Sequence[Contribution], places: Sequence[Where] | None, n: int
 ) -> list[list[Layout | None]] | None:
     """None if nothing was found before that tells where the instances lie now."""
     if places is None:

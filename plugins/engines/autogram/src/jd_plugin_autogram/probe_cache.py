@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-Place: TypeAlias = "tuple[int, bool | None] | None"
+Where: TypeAlias = "tuple[int, bool | None] | None"
 """The dimension along which instances lie, and whether the instance is the faster index of it, if
 that is known; None where they lie nowhere."""
+Remembered: TypeAlias = "tuple[tuple[int, int, int, bool | None], ...]"
+"""Per meeting: the numbers of the node and of its output, the dimension along which the instances
+lie in it, and whether they are the faster index of it, if that is known."""
 _KINDS: Final = 64
 """How many kinds of graphs are remembered."""
+
+
+@dataclass(frozen=True)
+class Separated:
+    """Where, on a kind of graph, what instances share meets what they do not."""
+
+    meetings: Remembered | None
+    """None if that is not known."""
+    below: frozenset[int]
+    """The numbers of the nodes that make what is shared."""
 
 
 class ProbeCache:
     """A cache of layouts, of checks that held, and of memory sizes, by kind of graph."""
 
     def __init__(self) -> None:
-        self._places: dict[Hashable, list[Place]] = {}
+        self._places: dict[Hashable, list[Where]] = {}
         self._trusted: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, int] = {}
+        self._separated: dict[Hashable, Separated] = {}
 
     def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
         """A copy has seen nothing."""
         return type(self), ()
 
-    def places(self, kind: Hashable) -> list[Place] | None:
+    def places(self, kind: Hashable) -> list[Where] | None:
         """Where the instances lie in each output; None if that is not known."""
         return self._places.get(kind)
 
-    def remember(self, kind: Hashable, places: list[Place]) -> None:
+    def remember(self, kind: Hashable, places: list[Where]) -> None:
         """For :meth:`places`."""
         self._places[kind] = places
         _forget_oldest(self._places)
+
+    def separated(self, names: Hashable) -> Separated:
+        """Where shared tensors meet instances on a graph with nodes of these names."""
+        return self._separated.get(names, Separated(None, frozenset()))
+
+    def remember_separated(self, names: Hashable, found: Separated) -> None:
+        """For :meth:`separated`."""
+        self._separated[names] = found
+        _forget_oldest(self._separated)
 
     def is_trusted(self, kind: Hashable) -> bool:
         """Whether this step needs no check of its Gramian.

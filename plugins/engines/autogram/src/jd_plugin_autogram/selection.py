@@ -27,8 +27,6 @@ def _picks(node: Node, n: int) -> bool:
         return False
     before = tuple(child._input_metadata[output].shape)
     after = tuple(node._input_metadata[0].shape)
-    if node.name().startswith("Select"):  # torch.stack([losses[0], losses[3]])
-        return len(before) == 1 and before[0] > n
     if not node.name().startswith(_PICKING) or len(after) == 0:
         return False
     return n in after and (n not in before or max(before) > n) and before != after

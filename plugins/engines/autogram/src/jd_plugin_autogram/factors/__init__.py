@@ -6,7 +6,7 @@ from jd_plugin_autogram.factors.base import Factors, Rows, by_objective
 from jd_plugin_autogram.factors.combining import combined
 from jd_plugin_autogram.factors.product import Bias, Product
 from jd_plugin_autogram.factors.slices import SliceFactors
-from jd_plugin_autogram.factors.tokens import TokenRows
+from jd_plugin_autogram.factors.tokens import TokenRows, scattered, token_rows
 
 __all__ = [
     "Bias",
@@ -17,4 +17,6 @@ __all__ = [
     "TokenRows",
     "combined",
     "by_objective",
+    "scattered",
+    "token_rows",
 ]

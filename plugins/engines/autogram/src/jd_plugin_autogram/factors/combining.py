@@ -57,6 +57,8 @@ def combined(factors: Sequence[Factors]) -> list[Factors]:
 
     Different parts of a parameter never overlap here, but a part and the whole do.
     """
+    if len(factors) == 1:
+        return [*factors]
     by_place: dict[int | None, list[Factors]] = {}
     for factor in factors:
         place = factor.start if isinstance(factor, SliceFactors) else None

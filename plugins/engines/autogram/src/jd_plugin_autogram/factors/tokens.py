@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jd_plugin_autogram.factors.base import Factors, multiplied, rows_gramian, weighted_sum
+from jd_plugin_autogram.factors.base import (
+    Factors,
+    by_objective,
+    multiplied,
+    rows_gramian,
+    weighted_sum,
+)
 
 
 class TokenRows(Factors):
@@ -45,3 +52,39 @@ class TokenRows(Factors):
     def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
         """Those of the tokens that occur."""
         return self.block[rows].any()
+
+
+def token_rows(
+    parameter: Tensor, ids: Int[Tensor, "n T"], values: Float[Tensor, "k n T d"]
+) -> TokenRows:
+    """Sums the values of equal tokens of one instance.
+
+    :param parameter: The table.
+    :param ids: The token at each position.
+    :param values: The gradient at each position.
+    """
+    n, length = ids.shape
+    owners = torch.arange(n, device=ids.device).repeat_interleave(length)
+    return scattered(parameter, ids.flatten(), owners, n, values.flatten(1, 2))
+
+
+def scattered(
+    parameter: Tensor,
+    ids: Int[Tensor, " N"],
+    owners: Int[Tensor, " N"],
+    n: int,
+    values: Float[Tensor, "k N d"],
+) -> TokenRows:
+    """Sums the values of equal tokens of one owner.
+
+    :param parameter: The table.
+    :param ids: The token at each position.
+    :param owners: The instance of each position.
+    :param n: How many instances there are.
+    :param values: The gradient at each position.
+    """
+    tokens, places = torch.unique(ids, return_inverse=True)
+    k, _, d = values.shape
+    sums = values.new_zeros((k, n * len(tokens), d))
+    sums.index_add_(1, owners * len(tokens) + places, values)
+    return TokenRows(parameter, tokens, by_objective(sums.reshape(k, n, len(tokens), d)))

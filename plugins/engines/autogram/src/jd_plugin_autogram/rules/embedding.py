@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from jd_plugin_autogram.factors import Factors, TokenRows, by_objective
+from jd_plugin_autogram.factors import Factors, token_rows
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
@@ -39,39 +37,3 @@ class Embedding(Rule):
         """Not where gradients are divided by counts over the whole batch."""
         layer: Any = call.layer
         return not layer.scale_grad_by_freq
-
-
-def token_rows(
-    parameter: Tensor, ids: Int[Tensor, "n T"], values: Float[Tensor, "k n T d"]
-) -> TokenRows:
-    """Sums the values of equal tokens of one instance.
-
-    :param parameter: The table.
-    :param ids: The token at each position.
-    :param values: The gradient at each position.
-    """
-    n, length = ids.shape
-    owners = torch.arange(n, device=ids.device).repeat_interleave(length)
-    return scattered(parameter, ids.flatten(), owners, n, values.flatten(1, 2))
-
-
-def scattered(
-    parameter: Tensor,
-    ids: Int[Tensor, " N"],
-    owners: Int[Tensor, " N"],
-    n: int,
-    values: Float[Tensor, "k N d"],
-) -> TokenRows:
-    """Sums the values of equal tokens of one owner.
-
-    :param parameter: The table.
-    :param ids: The token at each position.
-    :param owners: The instance of each position.
-    :param n: How many instances there are.
-    :param values: The gradient at each position.
-    """
-    tokens, places = torch.unique(ids, return_inverse=True)
-    k, _, d = values.shape
-    sums = values.new_zeros((k, n * len(tokens), d))
-    sums.index_add_(1, owners * len(tokens) + places, values)
-    return TokenRows(parameter, tokens, by_objective(sums.reshape(k, n, len(tokens), d)))

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from jd_plugin_autogram.factors import Factors
+from jd_plugin_autogram.factors import Factors, scattered
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
-from jd_plugin_autogram.rules.embedding import scattered
 
 
 class EmbeddingBag(Rule):

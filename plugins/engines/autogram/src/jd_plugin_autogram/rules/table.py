@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
 from torch import nn
 
+from jd_plugin_autogram.offered import offered
 from jd_plugin_autogram.rules.base import Rule
 from jd_plugin_autogram.rules.batch_norm import BatchNorm
 from jd_plugin_autogram.rules.convolution import Convolution
 from jd_plugin_autogram.rules.embedding import Embedding
 from jd_plugin_autogram.rules.embedding_bag import EmbeddingBag
-from jd_plugin_autogram.rules.generic import Generic
 from jd_plugin_autogram.rules.group_norm import GroupNorm
 from jd_plugin_autogram.rules.instance_norm import InstanceNorm
 from jd_plugin_autogram.rules.layer_norm import LayerNorm
@@ -38,31 +35,17 @@ _OURS: Final[tuple[Rule, ...]] = (
     Linear(),
     Recurrent(),
 )
-_GENERIC: Final = Generic()
 
 
 @lru_cache(maxsize=1)
 def rules() -> dict[type[nn.Module], Rule]:
     """Every rule by layer type; an installed one goes before ours."""
-    return {layer: rule for rule in (*_OURS, *_offered()) for layer in rule.layers}
-
-
-def _offered() -> Iterator[Rule]:
-    """Those of other distributions; one that is broken costs speed, and stops nothing."""
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        try:
-            rule: Rule = entry.load()()
-        except Exception as error:  # noqa: BLE001  # whatever a foreign module raises
-            source = entry.value if entry.dist is None else entry.dist.name
-            warnings.warn(
-                f"the Gramian rule {entry.name!r} of {source} cannot be loaded and is left out "
-                f"({type(error).__name__}: {error})",
-                stacklevel=2,
-            )
-        else:
-            yield rule
+    return {layer: rule for rule in (*_OURS, *offered(GROUP, "Gramian")) for layer in rule.layers}
 
 
 def rule_for(layer: nn.Module) -> Rule:
-    """The rule of the layer's own type; the generic one where there is none."""
-    return rules().get(type(layer), _GENERIC)
+    """The rule of the layer's own type.
+
+    :param layer: One of a type that has a rule.
+    """
+    return rules()[type(layer)]
