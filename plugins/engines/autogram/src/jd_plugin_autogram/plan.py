@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Mapping, Sequence, Set
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
 from jd_plugin_autogram.probe_cache import ProbeCache, Where
 from jd_plugin_autogram.recording import Call
+from jd_plugin_autogram.selection import selection
 from jd_plugin_autogram.separation import Separation, Separations
 
 
@@ -118,7 +119,7 @@ def _plan_of_instances(
             separations.append(Separation(meetings, [loose.pop(i) for i in numbers]))
         fallback |= loose
     if contributions and not kept and not (separations and all(s.of_shared for s in separations)):
-        _refuse_mixed(lost)
+        _refuse_mixed(lost, dependencies.nodes, objectives.n)
     left = _without([use for use, _ in kept], fallback)
     places = [own for use, own in kept if use.wanted]
     return Plan(
@@ -139,15 +140,23 @@ def _counted(contributions: Sequence[Contribution], wanted: Container[int]) -> d
     return found
 
 
-def _refuse_mixed(lost: Sequence[Contribution]) -> None:
+def _refuse_mixed(lost: Sequence[Contribution], nodes: Iterable[Node], n: int) -> None:
     """Refuses losses of which none depends on just its own instance, as far as layers tell."""
     mixed = next((use for use in lost if isinstance(use, CallContribution)), None)
-    if mixed is not None:
+    if mixed is None:
+        return
+    picking = selection(nodes, n)
+    if picking is not None:
         raise UnsupportedModelError(
-            f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
-            f"instances: a loss does not depend on just its own instance, or the instances' order "
-            f"changes on the way; use batch_dim=None, or engine='autojac'"
+            f"the losses are those of some instances of the batch, picked by a mask or an index "
+            f"({picking.name()}): give the losses of all, torch.where(mask, losses, 0), or use "
+            f"batch_dim=None, or engine='autojac'"
         )
+    raise UnsupportedModelError(
+        f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
+        f"instances: a loss does not depend on just its own instance, or the instances' order "
+        f"changes on the way; use batch_dim=None, or engine='autojac'"
+    )
 
 
 def _without(
@@ -297,13 +306,23 @@ def _remembered(
 
 
 def _clusters(contributions: Sequence[Contribution]) -> list[list[int]]:
-    """The contributions' numbers; those that share a parameter are together."""
-    clusters: dict[int, list[int]] = {}
+    """The contributions' numbers; those that share a parameter are together.
+
+    A loop may call one layer thousands of times, so that this takes no more than linear time.
+    """
+    earlier = list(range(len(contributions)))
+
+    def first(number: int) -> int:
+        while earlier[number] != number:
+            earlier[number] = number = earlier[earlier[number]]
+        return number
+
     of_parameter: dict[int, int] = {}
     for number, contribution in enumerate(contributions):
-        met = {of_parameter[id(p)] for p in contribution.wanted if id(p) in of_parameter}
-        together = [i for name in met for i in clusters.pop(name)]
-        clusters[number] = sorted([*together, number])
-        for i in clusters[number]:
-            of_parameter |= {id(p): number for p in contributions[i].wanted}
+        for parameter in contribution.wanted:
+            one, other = first(of_parameter.setdefault(id(parameter), number)), first(number)
+            earlier[max(one, other)] = min(one, other)
+    clusters: dict[int, list[int]] = {}
+    for number in range(len(contributions)):
+        clusters.setdefault(first(number), []).append(number)
     return list(clusters.values())
