@@ -385,3 +385,26 @@ def test_a_rule_is_found_by_the_nodes_name(name: str) -> None:
     operation = operation_for(name)
     assert operation is not None
     assert name in operation.nodes
+
+
+def test_the_forecast_names_the_operations_without_a_rule() -> None:
+    torch.manual_seed(0)
+    model, x = CASES["a maximum"]().to(F64), torch.randn(N, 4, 6, dtype=F64)
+    engine = Autogram(model, batch_dim=0)
+    before = engine.linearize([one(model(x))]).forecast().mode
+    assert before == f"instance-wise, fused: one backward pass for all {N} objectives"
+    engine.backward(one(model(x)), Ramp())
+    after = engine.linearize([one(model(x))]).forecast().mode
+    assert after == f"{before}; without a rule, and so an instance at a time: Maximum"
+
+
+def test_the_forecast_knows_what_takes_a_pass_for_each_objective(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = CASES["a factor that is an exponential"]().to(F64), torch.randn(N, 4, 6, dtype=F64)
+    monkeypatch.setattr("jd_plugin_autogram.separation._DEPTHS", (1,))
+    engine = Autogram(model, batch_dim=0)
+    engine.backward(one(model(x)), Ramp())
+    mode = engine.linearize([one(model(x))]).forecast().mode
+    assert mode.endswith(f"all {N} objectives, and one for each because of 1 parameters")

@@ -33,7 +33,9 @@ def _passes(objectives: Objectives, plan: Plan) -> str:
     if objectives.n == 1 or not plan.contributions:
         return f"a backward pass for each of {objectives.m} objectives"
     passes = "one backward pass" if objectives.k == 1 else f"{objectives.k} backward passes"
-    fallback = (
-        f", and one for each because of {len(plan.fallback)} parameters" if plan.fallback else ""
-    )
-    return f"{passes} for all {objectives.m} objectives{fallback}"
+    found = f"{passes} for all {objectives.m} objectives"
+    if plan.fallback:
+        found += f", and one for each because of {len(plan.fallback)} parameters"
+    if plan.slow:
+        found += f"; without a rule, and so an instance at a time: {', '.join(plan.slow)}"
+    return found

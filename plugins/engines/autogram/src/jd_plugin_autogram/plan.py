@@ -24,7 +24,7 @@ from jd_plugin_autogram.objectives import Instances, Objectives
 from jd_plugin_autogram.probe_cache import ProbeCache, Where
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.selection import selection
-from jd_plugin_autogram.separation import Separation, Separations
+from jd_plugin_autogram.separation import Separation, Separations, slow_operations
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Plan:
     """Parameters whose rows take one pass for each objective."""
     axis_key: Hashable | None = "whole"
     """What batches have in common whose instances lie alike; None if it is this one's alone."""
+    slow: tuple[str, ...] = ()
+    """The operations that are differentiated an instance at a time."""
 
     def groups(self, passes: int, size: int) -> list[list[int]]:
         """The contributions, in groups whose gradients fit into memory; one, if all of them do.
@@ -110,7 +112,7 @@ def _plan_of_instances(
         search = Separations(
             objectives, dependencies, starts, _counted([use for use, _ in kept], starts)
         )
-        if before is None or not search.recall(before.meetings):
+        if before is None or not search.recall(before):
             search.search()
             found = search.to_remember(cache.searched(dependencies.names))
             if found is not None:
@@ -127,6 +129,7 @@ def _plan_of_instances(
         [*places, *(separation.layouts for separation in separations)],
         list(fallback.values()),
         axis_key,
+        slow_operations(m for separation in separations for m in separation.meetings),
     )
 
 
@@ -177,16 +180,28 @@ def _fallback(
 
 
 def sketch_plan(
-    objectives: Objectives, dependencies: Dependencies, parameters: Sequence[nn.Parameter]
+    objectives: Objectives,
+    dependencies: Dependencies,
+    parameters: Sequence[nn.Parameter],
+    cache: ProbeCache,
 ) -> Plan:
-    """What the graph alone tells of the plan, before any backward pass: no layouts.
+    """What the graph and earlier steps tell of the plan, before any backward pass: no layouts.
 
     :param objectives: What is differentiated.
     :param dependencies: What they depend on.
     :param parameters: Those that count.
+    :param cache: What was found before.
     """
     contributions, fallback = _divided(objectives, dependencies, parameters)
-    return Plan(_without(contributions, fallback), [], list(fallback.values()))
+    slow: tuple[str, ...] = ()
+    if objectives.n > 1:
+        loose = list(_fallback(dependencies.unrecognised, parameters).items())
+        known = cache.separated(dependencies.names)
+        slow = () if known is None else known.slow
+        for place, (number, _) in enumerate(loose):
+            if known is None or known.meetings[place] is not None:
+                fallback.pop(number, None)
+    return Plan(_without(contributions, fallback), [], list(fallback.values()), slow=slow)
 
 
 def _divided(

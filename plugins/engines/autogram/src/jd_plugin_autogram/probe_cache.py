@@ -22,8 +22,12 @@ _KINDS: Final = 64
 class Separated:
     """Where, on a kind of graph, what instances share meets what they do not."""
 
+    starts: tuple[tuple[int, ...], ...]
+    """For each parameter that was looked at, the numbers of the nodes where the search began."""
     meetings: Remembered
     """Where they meet."""
+    slow: tuple[str, ...]
+    """The operations there that have no rule."""
     below: frozenset[int]
     """The numbers of the nodes that make what is shared."""
 

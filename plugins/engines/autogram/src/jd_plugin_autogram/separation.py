@@ -29,7 +29,7 @@ from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances
 from jd_plugin_autogram.operations import TensorUse, operation_for
-from jd_plugin_autogram.probe_cache import Record, Remembered, Separated
+from jd_plugin_autogram.probe_cache import Record, Separated
 from jd_plugin_autogram.recording import Call
 
 _DEPTHS: Final = (4, 16, 64)
@@ -212,11 +212,13 @@ class Separations:
         self._meetings: dict[tuple[Place, Place], Meeting] = {}
         self._found: dict[int, list[Meeting]] = {}
 
-    def recall(self, known: Remembered) -> bool:
+    def recall(self, known: Separated) -> bool:
         """Takes what an earlier search on the same kind of graph has found; False if it cannot."""
-        if len(known) != len(self._starts):
+        numbered, starts = self._dependencies.numbered, self._starts.values()
+        before = [[numbered[i] for i in own] for own in known.starts]
+        if before != [[node for node, _ in own] for own in starts]:
             return False
-        for (number, places), own in zip(self._starts.items(), known, strict=True):
+        for (number, places), own in zip(self._starts.items(), known.meetings, strict=True):
             layouts = None if own is None else self._layouts_of(own)
             if layouts is None:
                 if own is not None:
@@ -288,8 +290,11 @@ class Separations:
             else tuple(self._record(m, numbers) for m in own)
             for i in self._starts
         )
-        below = _below(m.shared for m in every)
-        return Separated(meetings, frozenset(numbers[node] for node in below if node in numbers))
+        starts = tuple(tuple(numbers[node] for node, _ in own) for own in self._starts.values())
+        below = frozenset(
+            numbers[node] for node in _below(m.shared for m in every) if node in numbers
+        )
+        return Separated(starts, meetings, slow_operations(every), below)
 
     def _record(self, meeting: Meeting, numbers: Mapping[Node, int]) -> Record:
         node, output = meeting.output.node, meeting.output.output_nr
@@ -388,6 +393,12 @@ class Separations:
             known = Meeting(GradientEdge(*output), layout, shared, use)
             self._meetings[output, shared] = known
         return known
+
+
+def slow_operations(meetings: Iterable[Meeting]) -> tuple[str, ...]:
+    """The operations without a rule, whose own derivative is taken an instance at a time."""
+    names = {m.output.node.name() for m in meetings if m.use is None}
+    return tuple(sorted(name.rpartition("::")[2].partition("Backward")[0] for name in names))
 
 
 def _crossed(meetings: Sequence[Meeting]) -> set[Place]:
