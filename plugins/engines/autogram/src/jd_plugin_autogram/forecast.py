@@ -21,12 +21,19 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     held = rows + (outputs if groups == 1 else size)
     unit = "instance-wise" if objectives.n > 1 else "task-wise"
     if groups == 1:
-        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held)
+        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held, _dearer(plan))
     return Forecast(
         f"{unit}, two passes: {_passes(objectives, plan)}, {groups} times, for a part of the "
         f"layers each time, and one more for the update",
         held,
     )
+
+
+def _dearer(plan: Plan) -> str:
+    """Why rows of the Jacobian take less time; empty if they do not."""
+    if plan.contributions or not plan.fallback:
+        return ""
+    return "no layer's Gramian is cheaper here than the rows of its parameters"
 
 
 def _passes(objectives: Objectives, plan: Plan) -> str:
