@@ -221,6 +221,7 @@ class Descent(nn.Module):
             self._steps += 1
         if made is not None and isinstance(losses, Mapping):
             keep_names(method, call.given.names)
+        self._oversights.look_back(self._shared, skipped=made is None)
         step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
