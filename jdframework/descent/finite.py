@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.autograd.graph import graph_of
+from jdframework.autograd.graph import graph_of, is_of_nothing
 from jdframework.errors import NonFiniteError
 from jdframework.linearization import summed
 from jdframework.linearization.combination import Combination, weighting_of
 from jdframework.linearization.objectives import Objectives
 
 _REMEDY: Final = "on_nonfinite='skip' would leave such steps out"
+_EMPTY: Final = ", as it was computed from a tensor without entries (an empty batch?)"
 _ALONE: Final = ", and 'drop' only what is not finite"
 """What may be done about a loss that was given by itself."""
 
@@ -61,8 +62,9 @@ class FiniteCheck:
         """
         if self.asked and not bool(torch.isfinite(values.sum())):
             given = given or self.given
+            cause = _EMPTY if is_of_nothing(given.tensors) else ""
             alone = _ALONE if len(given.tensors) > 1 else ""
-            self._refuse(given, values, "the loss", remedy=_REMEDY + alone)
+            self._refuse(given, values, "the loss", cause, _REMEDY + alone)
 
     def gramians(self, gramians: Sequence[Float[Tensor, "m m"] | None]) -> None:
         """Refuses a gradient that is not finite, as its squared norm shows.

@@ -258,11 +258,15 @@ def test_updates_that_are_cleared_before_the_optimizer_steps_are_named(
 def test_an_optimizer_of_other_parameters_is_noticed(to_none: bool) -> None:
     trainer = Trainer()
     other = torch.optim.SGD(nn.Linear(3, 4).parameters(), 0.01)
-    with pytest.warns(UserWarning, match="of an optimizer that has these parameters"):
+
+    def train() -> None:
         for _ in range(25):
             trainer.backward()
             other.step()
             trainer.trunk.zero_grad(set_to_none=to_none)
+
+    with pytest.warns(UserWarning, match="an optimizer that has these parameters"):
+        train()
 
 
 def plain(trainer: Trainer) -> None:
