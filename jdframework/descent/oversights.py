@@ -127,8 +127,8 @@ class Oversights:
         if self._model.is_kept():
             warnings.warn(
                 f".grad was cleared {_DISCARDED} times, but no parameter of the given modules has "
-                f"changed in all these steps: call descent.backward between zero_grad() and step() of "
-                f"an optimizer that has these parameters. A trainer that does "
+                f"changed in all these steps: call descent.backward between zero_grad() and step() "
+                f"of an optimizer that has these parameters. A trainer that does "
                 f"both by itself clears what is called in training_step: make it leave them to you "
                 f"(in Lightning, self.automatic_optimization = False); see 'When the loop is "
                 f"somebody else's' in the documentation",

@@ -41,8 +41,8 @@ def check_modules(modules: object, method: object) -> None:
         raise ConfigError(f"a mapping was given in place of the model: {_without_names(modules)}")
     if isinstance(modules, Sequence) and any(isinstance(one, Mapping) for one in modules):
         raise ConfigError(
-            "mappings, as an optimizer's param_groups, were given in place of the model: jd.Descent(model, …), "
-            "or jd.Descent(model.parameters(), …)"
+            "mappings, as an optimizer's param_groups, were given in place of the model: "
+            "jd.Descent(model, …), or jd.Descent(model.parameters(), …)"
         )
 
 
