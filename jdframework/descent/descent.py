@@ -159,8 +159,9 @@ class Descent(nn.Module):
             sequence or a generator of tensors. Parameters past it, the heads', get their own plain
             gradient. Without it, they get the weighted one, as ``losses.backward(weights)`` would
             give them; so does, with it, whatever else the features depend on, such as layers before
-            the given modules, along every path to the losses. Where all parameters of these are frozen, only heads get a gradient,
-            and the step has no weights. A scalarizer makes no use of it.
+            the given modules, along every path to the losses. Where all parameters of these are
+            frozen, only heads get a gradient, and the step has no weights. A scalarizer makes no
+            use of it.
         :param independent: The same objectives on another, independent batch, or a tuple of two
             such, for the methods that need a cross-gramian. With one, that is of its gradients and
             those of ``losses``; with two, of the gradients of these two. The update is the weighted
