@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, rnn

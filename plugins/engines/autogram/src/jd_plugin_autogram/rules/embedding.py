@@ -34,6 +34,10 @@ class Embedding(Rule):
         """Autograd's rows are those of all tokens."""
         return tokens_are_cheaper(k, layer.weight.numel())
 
+    def joins(self, call: Call) -> bool:
+        """Tokens are looked up one by one."""
+        return True
+
     def serves(self, call: Call) -> bool:
         """Not where gradients are divided by counts over the whole batch."""
         layer: Any = call.layer
