@@ -306,3 +306,15 @@ def test_it_prints_as_a_table() -> None:
     )
     unknown = dataclasses.replace(found, held_bytes=None, free_bytes=None)
     assert "memory" not in str(unknown)
+
+
+def test_task_by_task_small_layers_are_left_to_the_rows_of_the_jacobian() -> None:
+    """Where no layer's Gramian is cheaper than its rows, going layer by layer only costs."""
+    small, large = nn.Linear(8, 8), nn.Linear(512, 512)
+    for model, taken in ((small, "autojac"), (large, "autogram")):
+        descent = jd.Descent(model, "upgrad")
+        losses = model(torch.randn(4, model.in_features)).square().mean(0)[:3]
+        step = descent.backward(list(losses))
+        assert step.engine == taken
+        if model is small:
+            assert "no layer's Gramian is cheaper here than the rows" in step.reason
