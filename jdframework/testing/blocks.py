@@ -32,7 +32,7 @@ def combine_blocks(
     :param blocks: ``[m, *shape]`` for each parameter; None where no objective depends on it.
     :param losses: For a method that looks at them.
     """
-    like = [None if block is None else block[0] for block in blocks]
+    like: list[Any] = [None if block is None else block[0] for block in blocks]
     rows = JacobianRows(like, blocks, groups_of(method, len(blocks)))
     made = combine(rows, rows.gramians(), method, losses)
     by_input = {id(t): g for t, g in zip(*pullback(rows, made), strict=True)}
