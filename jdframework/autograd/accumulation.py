@@ -109,7 +109,9 @@ def _each_once(
 
 def _cast(gradient: Tensor, tensor: Tensor) -> Tensor:
     """A gradient as autograd would keep it for the tensor."""
-    return in_layout_for(tensor, gradient.to(device=tensor.device, dtype=tensor.dtype))
+    if gradient.dtype is not tensor.dtype or gradient.device != tensor.device:
+        gradient = gradient.to(device=tensor.device, dtype=tensor.dtype)
+    return in_layout_for(tensor, gradient)
 
 
 def _takes_in_place(grad: Tensor) -> bool:

@@ -72,7 +72,7 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
                 "reentrant activation checkpointing hides parameters from the graph: "
                 "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
             )
-        pending.extend((child, index) for child, index in reversed(following) if child is not None)
+        pending += [(child, i) for child, i in reversed(following) if child is not None]
     return Graph(nodes, leaves, frozenset(met))
 
 

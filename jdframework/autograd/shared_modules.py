@@ -50,12 +50,17 @@ def _in_words(found: Sequence[object]) -> str:
 
 def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     """The parameters that require gradients now, each once, in their order."""
-    found = (p for module in modules for p in _parameters(module) if p.requires_grad)
-    return list(dict.fromkeys(found))
+    found = {id(p): p for module in modules for p in parameters_of(module) if p.requires_grad}
+    return list(found.values())
 
 
-def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The same as ``module.parameters()``, faster: no names are made."""
+def parameters_of(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The same as ``module.parameters()``, faster: no names are made.
+
+    One that is registered twice may come twice.
+
+    :param module: One that may override ``parameters``, which is then called.
+    """
     cls = type(module)
     if (cls.parameters, cls.named_parameters) != _ORDINARY:
         yield from module.parameters()
@@ -67,7 +72,9 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         if layer is None or layer in seen:
             continue
         seen.add(layer)
-        yield from (p for p in layer._parameters.values() if p is not None)
+        for parameter in layer._parameters.values():
+            if parameter is not None:
+                yield parameter
         pending.extend(reversed(layer._modules.values()))
 
 

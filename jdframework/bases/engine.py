@@ -111,7 +111,7 @@ class Engine(Configured, ABC):
             every other leaf that the outputs depend on.
         :param cotangents: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output;
             each entry of the outputs is one objective when None.
-        :param groups: Positions of inputs that are combined apart; one group of all when None.
+        :param groups: Positions of inputs that are combined separately; one group of all when None.
         :param need: What will be asked of it.
         :param retain_graph: Whether the graph can be used again after the update.
         """

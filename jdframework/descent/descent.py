@@ -18,7 +18,7 @@ from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
-from jdframework.bases.places import check_names, keep_names, kept_names
+from jdframework.bases.objective_names import check_names, keep_names, kept_names
 from jdframework.descent.backward_call import BackwardCall
 from jdframework.descent.engine_choice import Choice, FixedEngine, choose, is_auto, preferred_kinds
 from jdframework.descent.finite import FiniteCheck, PropagatedError
@@ -217,7 +217,7 @@ class Descent(nn.Module):
                 if method.kind == "scalarizer":
                     made = ordinary_pass(method, call)
                 else:
-                    with OwnGradients([*method.parameters()]) as own:
+                    with OwnGradients(shared_modules.parameters_of(method)) as own:
                         lin, gramians = linearize(call, method, self._choice, self._shared)
                         with lin:
                             call.finite.gramians(gramians)
@@ -252,13 +252,13 @@ class Descent(nn.Module):
             given, names = objectives(losses), kept_names(self.method)
             if isinstance(losses, Mapping) and names is not None:
                 given = in_order(given, names, "after_update")
-            self._oversights.told("after_update")
+            self._oversights.reported("after_update")
             self.method.after_update(given.values())
 
     def end_epoch(self) -> None:
         """Tells the methods that have epochs (DWA) that one is over."""
         if isinstance(self.method, HasEpochs):
-            self._oversights.told("end_epoch")
+            self._oversights.reported("end_epoch")
             self.method.end_epoch()
 
     def reset(self) -> None:

@@ -21,7 +21,7 @@ from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
-from jdframework.bases.places import check_names, keep_names
+from jdframework.bases.objective_names import check_names, keep_names
 from jdframework.descent.functional_arguments import (
     Inputs,
     Outputs,

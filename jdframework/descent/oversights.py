@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from torch import Tensor, nn
 
 from jdframework.autograd.changes import Snapshot, version_of
-from jdframework.autograd.shared_modules import trained
+from jdframework.autograd.shared_modules import parameters_of, trained
 from jdframework.bases import WeightedSum, Wrapper
 from jdframework.linearization.combination import weighting_of
 
@@ -59,10 +59,10 @@ class Oversights:
         self._version: int | None = None
         self._changes = self._steps = 0
 
-    def told(self, report: Report) -> None:
+    def reported(self, report: Report) -> None:
         """Notes that the training loop does tell the method.
 
-        :param report: What it has told.
+        :param report: Which of its reports.
         """
         self._awaited.discard(report)
 
@@ -140,7 +140,8 @@ class Oversights:
         """An optimizer changes a tensor's version, however small its step."""
         if self._said_unmoved:
             return
-        learned = [p for p in self._method.parameters() if p.requires_grad and p.grad is not None]
+        learning = parameters_of(self._method)
+        learned = [p for p in learning if p.requires_grad and p.grad is not None]
         shared = trained(modules) if learned else []
         if not shared:
             return

@@ -66,7 +66,7 @@ class Linearization(ABC):
     outside: Sequence[Tensor] = ()
     """Other leaves that the objectives depend on; they have no columns, but a part in ``vjp``."""
     groups: Sequence[Sequence[int]]
-    """Positions of inputs that have a Gramian of their own, and are combined apart."""
+    """Positions of inputs that have a Gramian of their own, and are combined separately."""
 
     @abstractmethod
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:

@@ -269,14 +269,14 @@ class Bias(Factors):
         return weighted_sum(weights, self._block)
 
     def rows(self) -> Float[Tensor, "m p"]:
-        """The sums."""
+        """The gradients at the outputs, added over all positions."""
         return self._block
 
     def scale(self, factors: Float[Tensor, " m"]) -> None:
-        """The sums."""
+        """Scales the sums of the gradients at the outputs."""
         self._block = multiplied(self._block, factors)
         self._product = None  # whose rows may have other factors
 
     def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
-        """The sums."""
+        """Whether any of the rows has an entry other than zero."""
         return self._block[rows].any()
