@@ -20,6 +20,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 _KEY: Final = "jdframework.autogram"
+_USED_UP: Final = "jdframework.used_up"
+"""Marks the operations of a graph whose backward pass has been taken, and is not to be again."""
 _identities: Final = itertools.count()
 
 
@@ -119,12 +121,31 @@ class Recorder:
         return found
 
     def forget(self, nodes: Iterable[Node]) -> None:
-        """Frees the records of a graph that has been used up."""
+        """Frees the records of a graph that has been used up, and marks it."""
         for node in nodes:
-            records = _metadata(node).get(_KEY)
+            metadata = _metadata(node)
+            if node.next_functions:  # leaves belong to other graphs, too
+                metadata[_USED_UP] = True
+            records = metadata.get(_KEY)
             if records:
                 for place in [place for place in records if place[0] == self._identity]:
                     del records[place]
+
+    def check_unused(self, node: Node) -> None:
+        """Refuses an operation through which a backward pass has been taken that kept no graph.
+
+        Torch does, too, but it has freed only what its pass went through: not what the engine has
+        kept for a check, nor what layers' rules have spared it.
+
+        :param node: Any.
+        :raises RuntimeError: if it has saved tensors, as in torch.
+        """
+        if _USED_UP in _metadata(node) and _saves_tensors(node):
+            raise RuntimeError(
+                f"trying to go backward a second time through a graph ({node.name()}) that the "
+                f"first backward call has freed: write backward(losses, retain_graph=True) there, "
+                f"or compute the losses anew"
+            )
 
     def close(self, modules: Iterable[nn.Module] = ()) -> None:
         """Takes the hooks off the layers.
@@ -142,6 +163,13 @@ class Recorder:
     def __reduce__(self) -> tuple[type[Recorder], tuple[tuple[nn.Module, ...]]]:
         """A copy records for the hooks that are copied with it, and has seen nothing yet."""
         return type(self), ((),)
+
+
+def _saves_tensors(node: Node) -> bool:
+    """Whether a backward pass that keeps no graph frees something of the operation."""
+    return bool(getattr(node, "saved_tensors", ())) or any(
+        name.startswith("_raw_saved") for name in dir(node)
+    )
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
