@@ -81,6 +81,15 @@ def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list
     return graph_of(tensors, stop_at).leaves
 
 
+def is_of_nothing(tensors: Iterable[Tensor]) -> bool:
+    """Whether the tensors were computed from one without entries, as an empty batch gives."""
+    return any(
+        0 in each.shape
+        for node in graph_of(tensors).nodes
+        for each in getattr(node, "_input_metadata", ())
+    )
+
+
 def place_of(tensor: Tensor) -> Place:
     """The node of the graph that a tensor comes from, and which of its outputs the tensor is.
 

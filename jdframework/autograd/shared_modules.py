@@ -42,7 +42,10 @@ def _in_words(found: Sequence[object]) -> str:
         return "an empty sequence"
     if isinstance(wrong[0], Tensor):
         return "a tensor of shape " + str(list(wrong[0].shape))
-    return f"{type(wrong[0]).__name__} {repr(wrong[0])[:60]}"
+    if isinstance(wrong[0], tuple):
+        return "pairs, as named_parameters() gives"
+    written = repr(wrong[0])
+    return type(wrong[0]).__name__ + (f" {written}" if len(written) <= 60 else "")
 
 
 def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:

@@ -73,7 +73,7 @@ class Engine(Configured, ABC):
         self.modules = modules
         reason = self.refusal(modules, self.config)
         if reason is not None:
-            raise UnsupportedModelError(f"the engine {self.name!r} refuses: {reason}")
+            raise UnsupportedModelError(reason, self.name)
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
@@ -344,15 +344,15 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             )
             if wrapper is not None:
                 return (
-                    f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "
-                    f"bypass, so that ranks drift apart: train in one process on the module "
-                    f"inside, or by 'sum' or 'mean', which need no engine and keep the wrapper"
+                    f"train in one process on the module inside, or by 'sum' or 'mean', which need "
+                    f"no engine and keep the wrapper: the model is wrapped by {wrapper}, whose "
+                    f"gradient synchronisation an engine would bypass, so that ranks drift apart"
                 )
         for name, parameter in module.named_parameters():
             if type(parameter.data).__name__ == "DTensor":
                 return (
-                    f"the parameter {name!r} is sharded across ranks: train in one process, or by "
-                    f"'sum' or 'mean', which need no engine"
+                    f"train in one process, or by 'sum' or 'mean', which need no engine: the "
+                    f"parameter {name!r} is sharded across ranks"
                 )
     return None
 

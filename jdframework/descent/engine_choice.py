@@ -154,7 +154,7 @@ class AutomaticEngine:
         :param features: The shared representation, if there is one.
         :raises UnsupportedModelError: if there is no other, with each one's reason.
         """
-        name, why = self._serving.name, str(refusal)
+        name, why = self._serving.name, refusal.reason
         known = name in self.passed_over
         self._pass_over(name, why)
         successor = self._after(self._serving, given, features)
@@ -200,7 +200,7 @@ class AutomaticEngine:
                 if self._excess(made, given, features) is None:
                     return made
             except UnsupportedModelError as refusal:
-                self._pass_over(cls.name, str(refusal))
+                self._pass_over(cls.name, refusal.reason)
                 continue
             first = first or made
         if first is None:
@@ -228,7 +228,7 @@ class AutomaticEngine:
         try:
             return registry.engine(cls.name, *self._modules, batch_dim=self._batch_dim)
         except UnsupportedModelError as error:
-            self._pass_over(cls.name, str(error))
+            self._pass_over(cls.name, error.reason)
             return None
 
     def _make_room(self, excess: str, given: Objectives, features: Sequence[Tensor] | None) -> None:
@@ -240,7 +240,7 @@ class AutomaticEngine:
             try:
                 fits = self._excess(smaller, given, features) is None
             except UnsupportedModelError as refusal:
-                self._pass_over(cls.name, str(refusal))
+                self._pass_over(cls.name, refusal.reason)
                 fits = False
             if fits:
                 self.engine.close()

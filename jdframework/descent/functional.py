@@ -287,7 +287,7 @@ def jac_to_grad(
             "aggregator first"
         )
     _name_unreached(given)
-    blocks = [jac_of(tensor) for tensor in reached]
+    blocks = [None if (block := jac_of(tensor)) is None else block.detach() for tensor in reached]
     check_rows(given)
     values = None if losses is None else objectives(losses).values().flatten()
     lin = JacobianRows(reached, blocks, groups_of(method, len(reached)))

@@ -151,7 +151,7 @@ class AutogramLinearization(Linearization):
 
     def forecast(self) -> Forecast:
         """See :meth:`jdframework.linearization.Linearization.forecast`."""
-        plan = sketch_plan(self.objectives, self.dependencies, self._parameters)
+        plan = sketch_plan(self.objectives, self.dependencies, self._parameters, self._engine.cache)
         return forecast_of(self.objectives, plan, self._size)
 
     def close(self) -> None:
