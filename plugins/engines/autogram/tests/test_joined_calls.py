@@ -162,3 +162,18 @@ def test_a_call_whose_instances_lie_elsewhere_is_taken_alone() -> None:
         return layers[1](turned).square().sum((0, 2))
 
     assert_served(layers, losses)
+
+
+def test_gradients_that_vanish_over_many_steps_stay_layer_by_layer() -> None:
+    layer, x = nn.Linear(6, 6), torch.randn(4, 6)
+
+    def losses() -> Tensor:
+        state = x
+        for _ in range(300):
+            state = torch.tanh(0.5 * layer(state))
+        return one(state)
+
+    engine = assert_served(layer, losses, 1e-5)
+    plan = engine.linearize([losses()]).plan
+    assert plan.fallback == []
+    assert len(plan.contributions) == 300

@@ -126,6 +126,7 @@ class _Walk:
         roots = frozenset(starts)
         while self._pending:
             node, output = self._pending.pop()
+            self._recorder.check_unused(node)
             self._nodes[node] = None
             found = self._recorder.found_at(node, output)
             if found is not None and self._enter(found[0]):

@@ -116,6 +116,7 @@ class Autogram(Engine):
 
         :raises UnsupportedModelError: if the graph shows that the model cannot be served exactly.
         """
+        self.recorder.come_back()
         outputs = list(outputs)
         dim = None if inputs is not None or cotangents is not None else self.config.batch_dim
         objectives = self._objectives(outputs, dim, cotangents)

@@ -95,9 +95,7 @@ def _joined(uses: Sequence[Use]) -> Use:
     """One for all, of which each instance has its positions of every call."""
     first = uses[0]
     layout = next(each for each in first.layouts if each is not None)
-    given = [pytree.tree_flatten((use.inputs, use.kwargs)) for use in uses]
-    columns = zip(*(leaves for leaves, _ in given), strict=True)
-    inputs, kwargs = pytree.tree_unflatten([_column(each, layout) for each in columns], given[0][1])
+    inputs, kwargs = _joined_arguments(uses, layout)
     gradients = zip(*(use.gradients for use in uses), strict=True)
     return replace(
         first,
@@ -106,6 +104,18 @@ def _joined(uses: Sequence[Use]) -> Use:
         gradients=tuple(_column(each, layout, 1) for each in gradients),
         layouts=tuple(None if each is None else Layout(each.n) for each in first.layouts),
     )
+
+
+def _joined_arguments(
+    uses: Sequence[Use], layout: Layout
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not uses[0].kwargs and all(isinstance(given, Tensor) for given in uses[0].inputs):
+        columns = zip(*(use.inputs for use in uses), strict=True)
+        return tuple(_column(each, layout) for each in columns), {}
+    flat = [pytree.tree_flatten((use.inputs, use.kwargs)) for use in uses]
+    joined = [_column(each, layout) for each in zip(*(leaves for leaves, _ in flat), strict=True)]
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_unflatten(joined, flat[0][1])
+    return found
 
 
 def _column(parts: Sequence[Any], layout: Layout, leading: int = 0) -> Any:

@@ -20,6 +20,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 _KEY: Final = "jdframework.autogram"
+_USED_UP: Final = "jdframework.used_up"
+"""Marks the operations of a graph whose backward pass has been taken, and is not to be again."""
+_SCRIPTING: Final = "__prepare_scriptable__"
+"""What torch.jit.script calls on every module that it is about to compile."""
 _identities: Final = itertools.count()
 
 
@@ -81,11 +85,31 @@ class Recorder:
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         self._identity = next(_identities)
-        after = _After(self)
+        self._after = _After(self)
+        self._handles: list[Any] = []
+        self._unwatched: list[weakref.ref[nn.Module]] = []
+        for layer in layers:
+            self._watch(layer)
+
+    def _watch(self, layer: nn.Module) -> None:
         # Ahead of the user's own hooks, which may change the output.
-        self._handles: list[Any] = [
-            layer.register_forward_hook(after, with_kwargs=True, prepend=True) for layer in layers
-        ]
+        handle = layer.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+        self._handles.append((handle, weakref.ref(layer)))
+        vars(layer)[_SCRIPTING] = _BeforeScripting(layer)
+
+    def leave(self, layer: nn.Module) -> None:
+        """Remembers a layer that the hook has been taken off, until :meth:`come_back`.
+
+        :param layer: One that torch.jit.script is about to compile.
+        """
+        self._unwatched.append(weakref.ref(layer))
+
+    def come_back(self) -> None:
+        """Puts the hooks back on layers that have been compiled meanwhile."""
+        while self._unwatched:
+            layer = self._unwatched.pop()()
+            if layer is not None:
+                self._watch(layer)
 
     def record(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -119,29 +143,56 @@ class Recorder:
         return found
 
     def forget(self, nodes: Iterable[Node]) -> None:
-        """Frees the records of a graph that has been used up."""
+        """Frees the records of a graph that has been used up, and marks it."""
         for node in nodes:
-            records = _metadata(node).get(_KEY)
+            metadata = _metadata(node)
+            if node.next_functions:  # leaves belong to other graphs, too
+                metadata[_USED_UP] = True
+            records = metadata.get(_KEY)
             if records:
                 for place in [place for place in records if place[0] == self._identity]:
                     del records[place]
+
+    def check_unused(self, node: Node) -> None:
+        """Refuses an operation through which a backward pass has been taken that kept no graph.
+
+        Torch does, too, but it has freed only what its pass went through: not what the engine has
+        kept for a check, nor what layers' rules have spared it.
+
+        :param node: Any.
+        :raises RuntimeError: if it has saved tensors, as in torch.
+        """
+        if _USED_UP in _metadata(node) and _saves_tensors(node):
+            raise RuntimeError(
+                f"trying to go backward a second time through a graph ({node.name()}) that the "
+                f"first backward call has freed: write backward(losses, retain_graph=True) there, "
+                f"or compute the losses anew"
+            )
 
     def close(self, modules: Iterable[nn.Module] = ()) -> None:
         """Takes the hooks off the layers.
 
         :param modules: Where a copy finds them: it has no handles.
         """
-        for handle in self._handles:
+        for handle, layer in self._handles:
             handle.remove()
-        self._handles = []
+            _forget_scripting(layer())
+        self._handles, self._unwatched = [], []
         for layer in (layer for module in modules for layer in module.modules()):
-            for hook in list(layer._forward_hooks.values()):
-                if isinstance(hook, _Hook) and hook.recorder is self:
+            for hook in _hooks_on(layer):
+                if hook.recorder is self:
                     hook.remove_from(layer)
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[tuple[nn.Module, ...]]]:
         """A copy records for the hooks that are copied with it, and has seen nothing yet."""
         return type(self), ((),)
+
+
+def _saves_tensors(node: Node) -> bool:
+    """Whether a backward pass that keeps no graph frees something of the operation."""
+    return bool(getattr(node, "saved_tensors", ())) or any(
+        name.startswith("_raw_saved") for name in dir(node)
+    )
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
@@ -243,6 +294,7 @@ class _Hook:
         for number in [number for number, hook in hooks.items() if hook is self]:
             del hooks[number]
             layer._forward_hooks_with_kwargs.pop(number, None)
+        _forget_scripting(layer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return type(self)(copy.deepcopy(self.recorder, memo))
@@ -257,8 +309,8 @@ class _Hook:
         :raises AttributeError: always, with what to do.
         """
         raise AttributeError(
-            "torch.jit.script cannot compile a model that autogram watches: call close() on its "
-            "Descent or engine first, or script the model before they are made"
+            "torch.jit cannot compile a hook of autogram: compile by torch.jit.script, which "
+            "takes it off first, or call close() on the Descent or engine"
         )
 
 
@@ -271,3 +323,50 @@ class _After(_Hook):
             recorder.record(layer, args, kwargs, output)
         else:
             self.remove_from(layer)
+
+
+class _BeforeScripting:
+    """Takes all hooks off a layer before torch.jit.script compiles it, which knows no such hooks.
+
+    The next step puts them back; a forward pass that has run until then is differentiated by its
+    operations alone.
+
+    :param layer: The layer, which this does not keep alive.
+    """
+
+    def __init__(self, layer: nn.Module | None) -> None:
+        self._layer = None if layer is None else weakref.ref(layer)
+
+    @property
+    def layer(self) -> nn.Module | None:
+        """The layer, if it lives."""
+        return None if self._layer is None else self._layer()
+
+    def __call__(self) -> nn.Module | None:
+        """Gives the layer, as torch.jit.script expects."""
+        layer = self.layer
+        if layer is None:
+            return None
+        for hook in _hooks_on(layer):
+            recorder = hook.recorder
+            hook.remove_from(layer)
+            if recorder is not None:
+                recorder.leave(layer)
+        return layer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BeforeScripting:
+        return type(self)(copy.deepcopy(self.layer, memo))
+
+    def __reduce__(self) -> tuple[type[_BeforeScripting], tuple[nn.Module | None]]:
+        return type(self), (self.layer,)
+
+
+def _forget_scripting(layer: nn.Module | None) -> None:
+    """Leaves nothing on a layer that has no hooks any more."""
+    if layer is not None and not _hooks_on(layer):
+        vars(layer).pop(_SCRIPTING, None)
+
+
+def _hooks_on(layer: nn.Module) -> list[_Hook]:
+    hooks: list[Any] = list(layer._forward_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, _Hook)]
