@@ -43,7 +43,7 @@ class Aggregator(BaseMethod, ABC):
     """
 
     def __call__(self, jacobian: Float[Tensor, "m n"], /, **extra: Tensor) -> Float[Tensor, " n"]:
-        """The direction.
+        """The direction; without a graph, unless it is ``differentiable`` in ``jacobian``.
 
         :param jacobian: One row per objective, ``[m, n]``, any floating dtype.
         :param extra: What else the method needs, by name: ``losses`` ``[m]``.
@@ -77,6 +77,10 @@ class Aggregator(BaseMethod, ABC):
 class WeightedSum(Aggregator):
     """``Jᵀw``: the rows of the Jacobian, weighted by a weighting.
 
+    It is differentiable in ``J``, with ``w`` as a constant, only where that is the whole
+    derivative: if the weighting's own class says so, for one that derives from it may give other
+    weights.
+
     :param weighting: What gives ``w``.
     """
 
@@ -89,7 +93,8 @@ class WeightedSum(Aggregator):
         self.config = weighting.config
         self.name = weighting.name
         self.needs = weighting.needs
-        self.differentiable = getattr(weighting, "differentiable", False)
+        itself = "is_weighted_sum" in vars(type(self))
+        self.differentiable = itself and bool(vars(type(weighting)).get("differentiable"))
         for ability in ("reset", "after_update", "end_epoch"):
             if hasattr(weighting, ability):
                 setattr(self, ability, getattr(weighting, ability))

@@ -6,12 +6,11 @@ import math
 from typing import Final
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.host import on_host
-from jdframework.linalg.spectral import carried_precision, pseudo_solution
+from jdframework.linalg.spectral import precision_of, pseudo_solution
 from jdframework.linalg.unit_problem import Array, unit_rows
 
 _OPPOSITE: Final = -0.99
@@ -42,7 +41,7 @@ def _impartial(gramian: Array) -> Array:
     present = norms > 0.0
     if not present.any():
         return np.zeros_like(norms)
-    tolerance = len(gramian) * carried_precision(torch.from_numpy(gramian))
+    tolerance = len(gramian) * precision_of(gramian)
     solved = pseudo_solution(cosines, present.astype(np.float64), tolerance)
     smallest = norms.min(where=present, initial=np.inf)  # however small, what follows is finite
     shares = np.divide(solved * smallest, norms, out=np.zeros_like(norms), where=present)

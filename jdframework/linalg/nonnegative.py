@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from jdframework.errors import SolverError
-from jdframework.linalg.low_rank import low_rank_factor
+from jdframework.linalg.low_rank import low_rank_factor, semidefinite
 from jdframework.linalg.pair import pair_solution
 from jdframework.linalg.pivoting import pivoted
 from jdframework.linalg.unit_problem import (
@@ -25,7 +25,6 @@ from jdframework.linalg.unit_problem import (
     ridge,
     rounding,
     row_normalised,
-    semidefinite,
 )
 
 _SMALL: Final = 32
@@ -74,13 +73,20 @@ def _solve(matrix: Array, linear: Array) -> Array:
 def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array]:
     """The solution and its KKT residual."""
     m, k = linear.shape
-    first = pivoted(unit, linear) if m > _SMALL and k > 1 else _lawson_hanson(factor, linear)
-    solution, residual = first, kkt_residual(unit, linear, first)
+    thin = low_rank_factor(unit) if m > _SMALL and k == 1 else None
+    if m > _SMALL and k > 1:
+        solution = pivoted(unit, linear)
+    elif thin is not None and len(thin) < m:
+        solution = _of_dependent(thin, linear)
+    else:
+        solution = _lawson_hanson(factor, linear)
+    residual = kkt_residual(unit, linear, solution)
     if (residual <= _AIM).all():
         return solution, residual
     solution[:, np.isnan(residual)] = 0.0
     residual = kkt_residual(unit, linear, solution)
-    thin = low_rank_factor(unit) if m > _SMALL else None
+    if m > _SMALL and k > 1:
+        thin = low_rank_factor(unit)
 
     def improve(columns: Indices, found: Array) -> None:
         """Takes over what is better."""

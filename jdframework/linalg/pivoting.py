@@ -1,11 +1,11 @@
 """Many non-negative quadratic programs with one matrix: guess the signs, solve, exchange the wrong.
 
-The guess is a fixed number of steps of the alternating direction method of multipliers (Boyd et
-al. 2011, section 5.2) on all columns at once: one product of matrices a step, in single precision.
-It names most free variables. Block principal pivoting (Júdice & Pires 1994; Kim & Park, SIAM J.
-Sci. Comput. 2011) then solves for those exactly and exchanges whatever has the wrong sign, one or
-two times. Where the matrix is singular the minimiser is not unique: a weak pull towards the guess
-takes the one that is next to it, whose signs are therefore right.
+The guess is that of :class:`~jdframework.linalg.splitting.Splitting`. Block principal pivoting
+(Júdice & Pires 1994; Kim & Park, SIAM J. Sci. Comput. 2011) then solves for the free variables
+exactly and exchanges whatever has the wrong sign, one or two times. A column is tried once its
+guess has nearly come to rest, for each trial factorises a matrix of its own. Where the matrix is
+singular the minimiser is not unique: a weak pull towards the guess takes the one that is next to
+it, whose signs are therefore right.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from typing import Final
 
 import numpy as np
 
+from jdframework.linalg.splitting import Splitting
 from jdframework.linalg.unit_problem import Array, Mask, kkt_residual
 
-_STEPS: Final = (60, 240)
-"""Of the guess; the second number is for the columns that the first one does not settle."""
-_PENALTY: Final = 0.1
-_RELAXATION: Final = 1.7
+_FIRST: Final = 5
+"""Steps of the guess after which the penalties first follow what they have shown."""
+_BLOCKS: Final = (15, 20, 40, 40, 40, 60)
+"""Further steps, after each of which columns are tried; after the last, all that are left."""
+_WATCHED: Final = 5
+"""The last steps of a block, in which a guess that has come to rest changes hardly a sign: one, and"""
+_ROWS: Final = 400
+"""one more for so many rows."""
 _PULL: Final = 1e-12
 _SIGN: Final = 1e-12
 """What counts as a wrong sign, relative to the column's largest term."""
@@ -40,15 +45,28 @@ def pivoted(unit: Array, linear: Array, patience: int = 0) -> Array:
     definite = unit + _PULL * np.eye(len(unit))
     solution = np.zeros_like(linear)
     left = np.arange(linear.shape[1])
-    for steps in _STEPS:
-        columns = linear[:, left]
-        guess = _guess(unit, columns, steps)
-        found = exchanged(definite, _PULL * guess - columns, guess > 0.0, patience)
+    splitting = Splitting(unit, linear)
+    splitting.advance(_FIRST)
+    for steps in _BLOCKS:
+        splitting.adapt()
+        splitting.advance(steps - _WATCHED)
+        before = splitting.free
+        splitting.advance(_WATCHED)
+        free = splitting.free
+        moved = (free ^ before).sum(axis=0)
+        ready = (moved <= 1 + len(unit) // _ROWS) | (steps == _BLOCKS[-1])
+        if not ready.any():
+            continue
+        columns, guess = linear[:, left[ready]], splitting.point[:, ready]
+        found = exchanged(definite, _PULL * guess - columns, free[:, ready], patience)
         settled = kkt_residual(unit, columns, found) <= _SETTLED
-        solution[:, left[settled]] = found[:, settled]
-        left = left[~settled]
+        solution[:, left[ready][settled]] = found[:, settled]
+        going = ~ready
+        going[ready] = ~settled
+        left = left[going]
         if not left.size:
             break
+        splitting.keep(going)
     return solution
 
 
@@ -99,21 +117,9 @@ def solve_free(definite: Array, right: Array, free: Mask) -> Array:
         rows = np.flatnonzero(free[:, columns[0]])
         if rows.size:
             block = (rows[:, None], columns)
-            solution[block] = dposv(definite[rows[:, None], rows].T, right[block])[1]
+            own = definite.take(rows, 0).take(rows, 1)  # which is quicker than by both at once
+            solution[block] = dposv(own.T, right[block], overwrite_a=True)[1]
     return solution
-
-
-def _guess(unit: Array, linear: Array, steps: int) -> Array:
-    inverse = np.linalg.inv(unit + _PENALTY * np.eye(len(unit)))
-    forward = (_PENALTY * inverse).astype(np.float32)
-    offset = (inverse @ linear).astype(np.float32)
-    point = np.zeros_like(offset)
-    dual = np.zeros_like(offset)
-    for _ in range(steps):
-        dual += _RELAXATION * (forward @ (point - dual) - offset) + (1 - _RELAXATION) * point
-        point = np.maximum(dual, 0.0)
-        dual -= point
-    return point.astype(np.float64)
 
 
 def _last_true(mask: Mask) -> Mask:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.host import on_host
+from jdframework.linalg.low_rank import range_of_dependent
 from jdframework.linalg.unit_problem import Array
 
 _SINGLE: Final = 24
@@ -18,6 +19,8 @@ _SINGLE: Final = 24
 _OF_SINGLE_ROWS: Final = 45
 """Those of a Gramian of single-precision rows: the last is twice their rounding, squared."""
 _DOUBLE: Final = float(np.finfo(np.float64).eps)
+_FEW: Final = 16
+"""Up to so many rows all eigenvalues take no longer than the range of the matrix."""
 _CLEARLY: Final = 10.0
 """The condition number is an estimate, which may be off by some factor below this."""
 
@@ -56,6 +59,10 @@ def pseudo_solution(matrix: Array, right: Array, tolerance: float) -> Array:
     size = np.abs(matrix).sum(axis=0).max()
     if not failed and dpocon(factor, size)[0] > _CLEARLY * tolerance:
         return np.asarray(solution)
+    if len(matrix) > _FEW and matrix.diagonal().max() <= 1.0:
+        own = range_of_dependent(matrix, _CLEARLY * tolerance)
+        if own is not None:
+            return own.solved(right)
     values, vectors = np.linalg.eigh(matrix)
     kept = values > tolerance * max(values[-1], 0.0)
     basis = vectors[:, kept]
@@ -82,12 +89,19 @@ def carried_precision(gramian: Float[Tensor, "m m"]) -> float:
     """
     if gramian.dtype != torch.float64:
         return torch.finfo(gramian.dtype).eps
-    gramian = gramian.detach().cpu()  # the one wait for a device
+    return precision_of(gramian.detach().cpu().numpy())  # the one wait for a device
+
+
+def precision_of(array: Array) -> float:
+    """:func:`carried_precision` of an array, for solvers that are on the host already.
+
+    :param array: ``[m, m]``.
+    """
     # Most Gramians of double precision show it on the diagonal, which takes less time.
     for digits in (_SINGLE, _OF_SINGLE_ROWS):
-        if _has(digits, gramian.diagonal()) and _has(digits, gramian):
-            return 2.0 ** (1 - digits)
-    return torch.finfo(torch.float64).eps
+        if _has(digits, array.diagonal()) and _has(digits, array):
+            return float(2.0 ** (1 - digits))
+    return _DOUBLE
 
 
 def rows_precision(precision: float) -> float:
@@ -113,9 +127,9 @@ def of_single_rows(gramian: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
     return torch.ldexp(_rounded(mantissas, _OF_SINGLE_ROWS), exponents)
 
 
-def _has(digits: int, values: Tensor) -> bool:
-    mantissas = torch.frexp(values).mantissa
-    return torch.equal(_rounded(mantissas, digits), mantissas)
+def _has(digits: int, values: Array) -> bool:
+    mantissas = np.ldexp(np.frexp(values)[0], digits)
+    return bool((np.rint(mantissas) == mantissas).all())
 
 
 def _rounded(mantissas: Tensor, digits: int) -> Tensor:

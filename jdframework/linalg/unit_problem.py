@@ -14,8 +14,6 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _TINY: Final = float(np.finfo(np.float64).tiny)
-_EITHER_SIGN: Final = 2.0
-"""How many times as large as the most negative eigenvalue those may be that rounding has made."""
 
 
 def on_positive_rows(solve: Callable[[Array, Array], Array], matrix: Array, linear: Array) -> Array:
@@ -68,34 +66,6 @@ def unit_rows(gramian: Array) -> tuple[Array, Array]:
 def ridge(m: int) -> float:
     """What makes an ``[m, m]`` matrix of unit diagonal definite if only rounding spoils that."""
     return 2 * m * _EPSILON
-
-
-def semidefinite(unit: Array, linear: Array) -> tuple[Array, Array, Array]:
-    """The problem, bounded below, and the lower Cholesky factor of its matrix plus ridge.
-
-    A Gramian from single precision may have negative eigenvalues beyond rounding in double. Its
-    rounding makes as many that are as large and positive, each of which looks like one more
-    gradient. All that are no larger than twice the most negative one are left out, and of
-    ``linear`` what is not in the range of the others.
-
-    :param unit: ``[m, m]``.
-    :param linear: ``[m, k]``.
-    :return: ``[m, m]``, ``[m, k]`` and ``[m, m]``.
-    """
-    try:
-        return unit, linear, _factor(unit)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(unit)
-        kept = values > max(ridge(len(unit)), -_EITHER_SIGN * values[0])
-        basis = vectors[:, kept]
-        unit = (basis * values[kept]) @ basis.T
-        return unit, basis @ (basis.T @ linear), _factor(unit)
-
-
-def _factor(unit: Array) -> Array:
-    shifted = unit.copy()
-    shifted.flat[:: len(unit) + 1] += ridge(len(unit))
-    return np.asarray(np.linalg.cholesky(shifted))
 
 
 def kkt_residual(matrix: Array, linear: Array, solution: Array) -> Array:

@@ -135,13 +135,17 @@ class AggregatorSuite(MethodSuite):
                 f"{dtype}: off by {error:.1e}, rounding explains {rounding:.0e}"
             )
 
-    def test_the_direction_carries_no_graph(self) -> None:
-        """The direction is a constant, unless the method says that it is differentiable."""
+    def test_the_direction_has_its_whole_derivative_or_no_graph(self) -> None:
+        """The direction is a constant, or has the derivative that differences have."""
         given, extra = self.inputs(self.make(), self.sample())
-        method = self.make()
-        direction = method(given.requires_grad_(), **extra)
-        if not getattr(method, "differentiable", False):
-            assert not direction.requires_grad, "the direction still requires gradients"
+        given = given.requires_grad_()
+        if not self.make()(given, **extra).requires_grad:
+            return
+        assert self.make().differentiable, "the direction still requires gradients"
+        whole = torch.autograd.gradcheck(
+            lambda rows: self.make()(rows, **extra), given, raise_exception=False
+        )
+        assert whole, "the direction's derivative is not that of its differences"
 
     def test_a_wrong_shape_is_refused(self) -> None:
         """What is no Jacobian raises ``ValueError``."""

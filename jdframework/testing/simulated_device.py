@@ -51,6 +51,17 @@ class SimulatedTensor(Tensor):
         made.held = held.detach()
         return made
 
+    @property
+    def data(self) -> Any:
+        """The same tensor without its graph."""
+        return SimulatedTensor(self.held)
+
+    @data.setter
+    def data(self, other: Any) -> None:
+        """Takes another's numbers and shape, as a parameter does whose shape the losses tell."""
+        torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.held = other.held
+
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None

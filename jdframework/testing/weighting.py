@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
+import jdframework as jd
 from jdframework import linalg
 from jdframework.protocols.names import Kind
 from jdframework.testing.families import FAMILIES, Family
@@ -146,6 +147,20 @@ class WeightingSuite(MethodSuite):
         statistic, extra = self.inputs(method, self.sample())
         weights = method(statistic.requires_grad_(), **extra)
         assert not weights.requires_grad, "the weights still require gradients"
+
+    def test_a_promised_derivative_is_the_whole_one(self) -> None:
+        """``Jᵀw`` has the derivative that its differences have, if the class promises one."""
+        jacobian = self.sample().requires_grad_()
+        extra = self.inputs(self.make(), jacobian)[1]
+        if not getattr(jd.aggregator(self.make()), "differentiable", False):
+            pytest.skip("not applicable: the direction has no graph")
+        whole = torch.autograd.gradcheck(
+            lambda rows: jd.aggregator(self.make())(rows, **extra), jacobian, raise_exception=False
+        )
+        assert whole, (
+            "the class says that it is differentiable, but the derivative of Jᵀw for constant w "
+            "is not that of its differences"
+        )
 
     def test_a_wrong_shape_is_refused(self) -> None:
         """What is no Gramian (or no Jacobian) raises ``ValueError``."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import jdframework as jd
+from jdframework.bases import GramianWeighting, WeightedSum
 from jdframework.protocols.names import Kind
 from jdframework.testing import derived_suite
 
@@ -43,6 +44,7 @@ def derivative(aggregator: Any) -> tuple[Tensor, Tensor]:
             "Krum",
             {"n_byzantine": 1, "n_selected": 2},
         ),
+        ("random", {}, "Random", {}),
         ("trimmed-mean", {"trim_number": 1}, "TrimmedMean", {"trim_number": 1}),
     ],
 )
@@ -51,7 +53,8 @@ def test_the_derivative_is_that_of_torchjd(
 ) -> None:
     peer = pytest.importorskip("torchjd.aggregation")
     ours = derivative(jd.aggregator(name, **config))
-    torch.testing.assert_close(ours, derivative(getattr(peer, theirs)(**settings)))
+    expected = derivative(getattr(peer, theirs)(**settings))
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -78,3 +81,37 @@ def test_a_method_says_whether_its_direction_has_a_graph(name: str) -> None:
         aggregator = jd.aggregator(name, weights=WEIGHTS)
     found = aggregator(jacobian(), **extra)
     assert found.requires_grad == aggregator.differentiable == (name in SERVED)
+
+
+class _Ones(GramianWeighting):
+    differentiable = True
+
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        return gramian.new_ones(len(gramian))
+
+
+class _Lengths(_Ones):
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        return gramian.diagonal().sqrt()
+
+
+class _UnitLength(WeightedSum):
+    def forward(self, jacobian: Tensor, /, **extra: Tensor) -> Tensor:
+        direction = super().forward(jacobian, **extra)
+        return direction / direction.detach().norm()
+
+
+def test_a_class_that_derives_from_a_differentiable_one_has_no_half_derivative() -> None:
+    assert WeightedSum(_Ones())(jacobian()).requires_grad
+    for derived in (WeightedSum(_Lengths()), _UnitLength(_Ones())):
+        assert not derived(jacobian()).requires_grad
+
+
+@pytest.mark.parametrize("name", ["mean", "mgda", "trimmed-mean", "upgrad"])
+def test_an_update_has_no_graph_where_the_jac_has_one(name: str) -> None:
+    parameter = torch.zeros(7, dtype=torch.float64, requires_grad=True)
+    parameter.jac = jacobian()  # type: ignore[attr-defined]
+    settings = {"trim_number": 1} if name == "trimmed-mean" else {}
+    jd.jac_to_grad([parameter], jd.aggregator(name, **settings))
+    assert parameter.grad is not None
+    assert not parameter.grad.requires_grad

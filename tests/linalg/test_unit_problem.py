@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jdframework.linalg.unit_problem import kkt_residual, ridge, row_normalised, semidefinite
+from jdframework.linalg.low_rank import semidefinite
+from jdframework.linalg.unit_problem import kkt_residual, ridge, row_normalised
 
 from .problems import gramian
 

@@ -27,10 +27,7 @@ METHODS: list[tuple[Kind, str]] = [
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)
 def test_a_method_waits_for_the_device_once(kind: Kind, name: str) -> None:
-    # The simulated device's tensors do not take a shape from the first losses.
-    shaped = "shape" in jd.describe(name, kind).config_schema.get("properties", {})
-    given_shape = {"config": {"shape": 3}, "objectives": (3,)} if shaped else {}
-    suite: Any = derived_suite(kind, name, **given_shape)()
+    suite: Any = derived_suite(kind, name)()
     suite._adopt_claims()
     method, control = suite.make(), suite.make()
     with Accelerator() as accelerator:

@@ -80,9 +80,25 @@ class TestUnprotected(AggregatorSuite):
     spec = Unprotected
     caught_by = (
         "test_half_precision_is_computed_in_more",
-        "test_the_direction_carries_no_graph",
+        "test_the_direction_has_its_whole_derivative_or_no_graph",
         "test_a_wrong_shape_is_refused",
     )
+
+
+class HalfDerivative(Aggregator):
+    """Says that it is differentiable, and takes its weights as constants, which they are not."""
+
+    differentiable = True
+
+    def forward(self, jacobian: Tensor, /) -> Tensor:
+        lengths: Tensor = jacobian.detach().norm(dim=1)
+        return lengths @ jacobian
+
+
+class TestHalfDerivative(AggregatorSuite):
+    spec = HalfDerivative
+    scale = None
+    caught_by = ("test_the_direction_has_its_whole_derivative_or_no_graph",)
 
 
 class OnlyTheFirst(Aggregator):

@@ -230,3 +230,16 @@ class UnknownNeed(GramianWeighting):
 class TestUnknownNeed(WeightingSuite):
     spec = UnknownNeed
     caught_by = ("test_the_class_is_usable",)
+
+
+class PromisesHalfADerivative(GramianWeighting):
+    differentiable = True
+
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        return gramian.diagonal().sqrt()
+
+
+class TestPromisesHalfADerivative(WeightingSuite):
+    spec = PromisesHalfADerivative
+    scale = None
+    caught_by = ("test_a_promised_derivative_is_the_whole_one",)

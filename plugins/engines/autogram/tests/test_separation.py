@@ -19,7 +19,7 @@ from jd_plugin_autogram.contributions import Contribution
 from jd_plugin_autogram.operations import Operation, TensorUse, operation_for
 from jd_plugin_autogram.operations.elementwise import Multiplication
 from jd_plugin_autogram.operations.table import operations
-from jd_plugin_autogram.separation import Separation
+from jd_plugin_autogram.separation import Meeting, Separation
 
 from .truth import F64, Ramp, assert_served, grid, one, reference, several
 
@@ -210,10 +210,10 @@ def test_each_parameter_has_its_own_rows(case: str) -> None:
         torch.testing.assert_close(found[position], expected, rtol=0, atol=atol, msg=name)
 
 
-def separation_of(model: nn.Module, x: Tensor) -> Separation:
+def meetings_of(model: nn.Module, x: Tensor) -> list[Meeting]:
     plan = Autogram(model, batch_dim=0).linearize([one(model(x))]).plan
-    (found,) = (use for use in plan.contributions if isinstance(use, Separation))
-    return found
+    separations = (use for use in plan.contributions if isinstance(use, Separation))
+    return [meeting for separation in separations for meeting in separation.meetings]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -249,7 +249,7 @@ def test_an_operations_rule_gives_what_its_own_derivative_gives(
 def test_the_usual_operations_have_a_rule(case: str) -> None:
     torch.manual_seed(0)
     model, x = CASES[case]().to(F64), torch.randn(N, 4, 6, dtype=F64)
-    for meeting in separation_of(model, x).meetings:
+    for meeting in meetings_of(model, x):
         assert meeting.use is not None, meeting.output.node.name()
 
 
@@ -385,3 +385,26 @@ def test_a_rule_is_found_by_the_nodes_name(name: str) -> None:
     operation = operation_for(name)
     assert operation is not None
     assert name in operation.nodes
+
+
+def test_the_forecast_names_the_operations_without_a_rule() -> None:
+    torch.manual_seed(0)
+    model, x = CASES["a maximum"]().to(F64), torch.randn(N, 4, 6, dtype=F64)
+    engine = Autogram(model, batch_dim=0)
+    before = engine.linearize([one(model(x))]).forecast().mode
+    assert before == f"instance-wise, fused: one backward pass for all {N} objectives"
+    engine.backward(one(model(x)), Ramp())
+    after = engine.linearize([one(model(x))]).forecast().mode
+    assert after == f"{before}; without a rule, and so an instance at a time: Maximum"
+
+
+def test_the_forecast_knows_what_takes_a_pass_for_each_objective(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = CASES["a factor that is an exponential"]().to(F64), torch.randn(N, 4, 6, dtype=F64)
+    monkeypatch.setattr("jd_plugin_autogram.separation._DEPTHS", (1,))
+    engine = Autogram(model, batch_dim=0)
+    engine.backward(one(model(x)), Ramp())
+    mode = engine.linearize([one(model(x))]).forecast().mode
+    assert mode.endswith(f"all {N} objectives, and one for each because of 1 parameters")

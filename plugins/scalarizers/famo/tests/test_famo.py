@@ -111,6 +111,12 @@ def test_weight_decay_draws_the_weights_together() -> None:
     assert method.logits.abs().max() < 0.1
 
 
+def test_an_update_before_the_first_call_teaches_nothing() -> None:
+    method = jd.scalarizer("famo")
+    method.after_update(torch.ones(2))
+    assert method.updates == 0
+
+
 def test_losses_of_the_lower_bound_are_served() -> None:
     bounds = [0.7, -0.3]
     method = jd.scalarizer("famo", shape=2, min_losses=bounds)
@@ -266,5 +272,5 @@ def test_torchjd_gives_the_same(shape: tuple[int, ...], bounded: bool) -> None:
 def test_torchjd_leaves_adam_out_of_a_checkpoint_where_this_does_not() -> None:
     scalarization = pytest.importorskip("torchjd.scalarization")
     assert set(scalarization.FAMO(2).state_dict()) == {"_w", "min_losses"}
-    kept = {"logits", "min_losses", "before", "first_moment", "second_moment", "updates"}
+    kept = {"logits", "before", "first_moment", "second_moment", "updates"}
     assert set(jd.scalarizer("famo", shape=2).state_dict()) == kept

@@ -37,7 +37,8 @@ class TrimmedMean(Aggregator):
     al. 2018, definition 2, whose share :math:`\\beta` is :math:`t/m`). Up to ``t`` gradients may
     be arbitrary without the mean following them, infinite or NaN included: NaN counts as larger
     than everything. The values left out take no part in the sum at all; blades adds and then
-    subtracts them, which is wrong for large ones and NaN for infinite ones.
+    subtracts them, which is wrong for large ones and NaN for infinite ones. It is
+    differentiable in ``J``, but where values on the border of the trimming are equal.
 
     :param trim_number: ``t``; 0 is the mean.
     :raises ConfigError: at the call, if there are fewer than ``2 t + 1`` objectives.

@@ -40,6 +40,8 @@ class ConstantWeighting(_FixedWeights, GramianWeighting):
 
     .. math:: a = w
 
+    The aggregator is differentiable in ``J``.
+
     :param weights: ``w``, one number per objective, in the order of
         ``losses.flatten()`` or in the losses' shape.
     :raises ConfigError: at the call, if there are more or fewer objectives than weights.

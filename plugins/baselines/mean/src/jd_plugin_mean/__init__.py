@@ -19,7 +19,7 @@ class MeanWeighting(GramianWeighting):
     .. math:: a = \\tfrac{1}{m} \\mathbf{1}
 
     As an update this is the gradient of the mean loss. It is ``1/m`` times that of ``sum``, so
-    learning rates do not transfer between the two.
+    learning rates do not transfer between the two. The aggregator is differentiable in ``J``.
 
     >>> import torch
     >>> MeanWeighting()(torch.eye(4))

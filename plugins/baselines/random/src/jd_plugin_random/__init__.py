@@ -26,7 +26,7 @@ class RandomWeighting(Randomised, GramianWeighting):
     .. math:: a = \\operatorname{softmax}(z), \\qquad z \\sim \\mathcal{N}(0, I_m)
 
     (Algorithm 2 of the paper.) They sum to one as in the authors' code; some ports let them sum
-    to ``m``.
+    to ``m``. The aggregator is differentiable in ``J``.
 
     :param seed: Seed of the method's own generator, whose state is saved with ``state_dict()``.
         None draws from torch's global generator.

@@ -20,6 +20,7 @@ class SumWeighting(GramianWeighting):
 
     As an update this is the gradient of the summed losses, what "equal weighting" (EW) means in
     LibMTL. It is ``m`` times that of ``mean``, so learning rates do not transfer between the two.
+    The aggregator is differentiable in ``J``.
 
     >>> import torch
     >>> SumWeighting()(torch.eye(3))

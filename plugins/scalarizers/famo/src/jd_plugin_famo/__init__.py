@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jdframework.bases import Scalarizer, Shaped, ShapedConfig, initial_device
 from jdframework.bases.weighting import at_least_float32
-from jdframework.config import Nested, Paper, PerLoss, flattened, shape_of
+from jdframework.config import Nested, Paper, PerLoss, shape_of
 from jdframework.errors import ConfigError
 
 __all__ = ["FAMO", "FAMOConfig"]
@@ -96,10 +96,8 @@ class FAMO(Shaped, Scalarizer):
         "first_moment",
         "second_moment",
         "before",
-        "min_losses",
     )
     logits: Tensor
-    min_losses: Tensor
     before: Tensor
     first_moment: Tensor
     second_moment: Tensor
@@ -118,7 +116,8 @@ class FAMO(Shaped, Scalarizer):
         for name in self.per_loss:
             self.register_buffer(name, self.initial(torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=initial_device()))
-        self._begin()
+        self.register_constant("min_losses", self.config.min_losses)
+        self.reset()
 
     def take_shape(self, shape: Sequence[int], device: torch.device) -> None:
         """Likewise, with as many bounds as losses.
@@ -136,15 +135,7 @@ class FAMO(Shaped, Scalarizer):
             )
         super().take_shape(shape, device)
         if is_first:
-            self._begin()
-
-    @torch.no_grad()
-    def _begin(self) -> None:
-        bounds = self.config.min_losses
-        if bounds is not None and self.min_losses.numel():
-            given = self.min_losses.new_tensor(flattened(bounds))
-            self.min_losses.copy_(given.reshape(self.min_losses.shape))
-        self.reset()
+            self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -173,7 +164,8 @@ class FAMO(Shaped, Scalarizer):
         :param losses: Those of the same batch, under the new parameters.
         :raises ValueError: if they have another shape, or one is below its bound.
         """
-        decrease = self.before - self._logarithms(self._gaps(losses))
+        after = self._logarithms(self._gaps(losses))  # which takes the shape at a first call
+        decrease = self.before - after
         self.before.fill_(torch.nan)
         if bool(decrease.isfinite().all()):
             shares = self._shares()
@@ -204,12 +196,15 @@ class FAMO(Shaped, Scalarizer):
         """
         self.take_shape(losses.shape, losses.device)
         losses = losses.to(at_least_float32(losses.dtype))
-        gaps = losses - self.min_losses.to(losses.dtype)
+        gaps = losses
+        if self.config.min_losses is not None:
+            bounds = self.constant("min_losses", losses.numel(), losses, losses.shape)
+            gaps = losses - bounds.reshape(losses.shape)
         below = ((gaps < 0) & gaps.isfinite()).flatten()
         if bool(below.any()):
             which = int(below.nonzero()[0])
             raise ValueError(
                 f"famo: loss {which} is {losses.flatten()[which].item():g}, below its lower bound "
-                f"{self.min_losses.flatten()[which].item():g}: set min_losses lower"
+                f"{(losses - gaps).flatten()[which].item():g}: set min_losses lower"
             )
         return gaps

@@ -24,6 +24,8 @@ _Array = NDArray[np.float64]
 
 _CONDITIONED: Final = 1e-4
 """Eigenvalues above this share of the largest lose no digit that matters; else `dgejsv` is used."""
+_EVEN: Final = 1e-2
+"""Squares of lengths down to this share of the largest keep a rank what it is for unit rows."""
 _FULL_ACCURACY: Final = {"joba": 2, "jobu": 0, "jobv": 0, "jobr": 0, "jobt": 0, "jobp": 0}
 """dgejsv: pivot rows and columns, find all vectors, set no small singular value to zero."""
 
@@ -93,6 +95,10 @@ def _aligned(scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
     values, vectors = np.linalg.eigh(gramian)
     if values[0] > _CONDITIONED * values[-1]:
         return _mixed(np.sqrt(values), vectors, preferences, scale_mode, least)[0]
+    if _is_of_clear_rank(gramian, values, tolerance):
+        kept = values > _CONDITIONED * values[-1]
+        values, vectors = values[kept], np.ascontiguousarray(vectors[:, kept])
+        return _mixed(np.sqrt(values), vectors, preferences, scale_mode, least)[0]
     norms, inverse, basis, roots = _unit_components(gramian, tolerance)
     if not roots.size:
         return np.zeros_like(preferences)
@@ -103,6 +109,17 @@ def _aligned(scale_mode: str, gramian: _Array, preferences: _Array) -> _Array:
     # which long gradients multiply; of the update, in an orthonormal basis, all digits are known.
     missing = right @ aligned - factor.T @ weights
     return np.asarray(weights + inverse * ((basis / roots) @ missing))
+
+
+def _is_of_clear_rank(gramian: _Array, values: _Array, tolerance: float) -> bool:
+    """Whether eigenvalues are zero but for rounding or large, and no row is short.
+
+    Those of the unit gradients are then zero as often, and none loses a digit that matters.
+    """
+    squares = gramian.diagonal()
+    small = values[values <= _CONDITIONED * values[-1]]
+    zero = small.size and np.abs(small).max() <= tolerance * values[-1]
+    return bool(zero and squares.min() > _EVEN * squares.max())
 
 
 def _mixed(

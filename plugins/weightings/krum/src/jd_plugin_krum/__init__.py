@@ -55,7 +55,8 @@ class Krum(GramianWeighting):
     ``m > 2 f + 2``; here fewer are refused. Only with ``n_byzantine=0``, where there is nothing to
     prove, any number will do.
 
-    A gradient that is not finite makes all weights NaN.
+    A gradient that is not finite makes all weights NaN. The aggregator is differentiable in ``J``,
+    the choice being constant but where scores are equal.
 
     :param n_byzantine: ``f``, how many gradients may be arbitrary.
     :param n_selected: ``k``, how many are averaged.

@@ -134,6 +134,16 @@ class Rule:
         """
         return False
 
+    def joins(self, call: Call) -> bool:
+        """Whether calls may be taken for one on a longer batch.
+
+        Their arguments and outputs are put together along the first dimension, whose entries the
+        layer has to treat one by one.
+
+        :param call: One that the rule serves.
+        """
+        return False
+
     def serves(self, call: Call) -> bool:
         """Whether the rule is exact for this call.
 
