@@ -186,9 +186,7 @@ def test_on_features_names_a_leaf_that_goes_around_them(
 ) -> None:
     net, x = Net(), torch.randn(6, 3, dtype=F64)
     losses, features = forward(net, x)
-    with pytest.raises(
-        jd.UnsupportedModelError, match=r"shape \[.*\] outside of the given"
-    ):
+    with pytest.raises(jd.UnsupportedModelError, match=r"shape \[.*\] outside of the given"):
         jd.Descent(net.trunk, "mgda", on="features").backward(losses, features=features)
 
 
