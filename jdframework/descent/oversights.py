@@ -87,7 +87,9 @@ class Oversights:
         if not self._may_discard:
             return
         shared = trained(modules)
-        self._written = [] if skipped else [p for p in shared if p.grad is not None]
+        is_training = any(module.training for module in modules)
+        is_of_use = is_training and not skipped
+        self._written = [p for p in shared if p.grad is not None] if is_of_use else []
         self._written_version = version_of(_gradients(self._written))
         if self._model is None:
             self._model = Snapshot(shared)

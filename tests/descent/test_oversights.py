@@ -296,6 +296,12 @@ def looked_at(trainer: Trainer) -> None:
     trainer.heads(trainer.trunk(torch.ones(4, 3))).sum()
 
 
+def evaluated(trainer: Trainer) -> None:
+    trainer.trunk.eval()
+    trainer.backward()
+    trainer.trunk.zero_grad()
+
+
 def in_half_precision(trainer: Trainer) -> None:
     losses = 1e8 * trainer.heads(trainer.trunk(torch.ones(4, 3))).square().mean(0)
     trainer.descent.backward(losses, scaler=trainer.scaler)
@@ -309,7 +315,7 @@ def without_updates(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize(
-    "loop", [plain, in_parts, by_hand, looked_at, in_half_precision, without_updates]
+    "loop", [plain, in_parts, by_hand, looked_at, evaluated, in_half_precision, without_updates]
 )
 def test_loops_that_train_or_keep_their_gradients_are_no_reason_to_warn(
     loop: Callable[[Trainer], None],
