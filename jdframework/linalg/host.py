@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import torch
@@ -10,6 +13,10 @@ from torch import Tensor
 
 from jdframework.linalg.threads import calm
 from jdframework.linalg.unit_problem import Array
+
+_PATIENCE: Final = 5.0
+"""Seconds of a problem from which on it is said, once, what takes less."""
+_told: set[str] = set()
 
 
 def on_host(
@@ -27,11 +34,28 @@ def on_host(
     if all(np.isfinite(array).all() for array in (first, *rest)):
         if not (first == first.T).all():
             first = np.tril(first) + np.tril(first, -1).T
+        start = time.perf_counter()
         with calm(len(first)):
             result = solve(first, *rest)
+        if time.perf_counter() - start > _PATIENCE:
+            _tell(len(first), time.perf_counter() - start)
     else:
         result = np.full(shape, np.nan)
     return torch.from_numpy(np.ascontiguousarray(result)).to(gramian.dtype).to(gramian.device)
+
+
+def _tell(m: int, seconds: float) -> None:
+    """Warns of a problem that takes long, once in a process."""
+    if _told:
+        return
+    _told.add("slow")
+    warnings.warn(
+        f"the weights of {m} objectives took {seconds:.0f} s to compute, which every step waits "
+        "for: take fewer objectives, such as the means of groups of losses; for 'upgrad' and "
+        "'dual-proj', reg_eps=1e-4 is quicker where gradients are dependent",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _arrays(*tensors: Tensor) -> list[Array]:

@@ -43,11 +43,14 @@ def _impartial(gramian: Array) -> Array:
         return np.zeros_like(norms)
     tolerance = len(gramian) * precision_of(gramian)
     solved = pseudo_solution(cosines, present.astype(np.float64), tolerance)
-    smallest = norms.min(where=present, initial=np.inf)  # however small, what follows is finite
-    shares = np.divide(solved * smallest, norms, out=np.zeros_like(norms), where=present)
-    total = shares.sum()
-    balanced = np.linalg.norm(cosines @ solved) <= tolerance * np.sqrt(present.sum())
-    if balanced or abs(total) <= max(1e-12, tolerance) * np.abs(shares).sum():
+    if present.all():
+        shares = solved * (norms.min() / norms)
+    else:
+        smallest = norms[present].min()  # however small, what follows is finite
+        shares = np.divide(solved * smallest, norms, out=np.zeros_like(norms), where=present)
+    total, update = float(shares.sum()), cosines @ solved
+    balanced = math.sqrt(update @ update) <= tolerance * math.sqrt(present.sum())
+    if balanced or abs(total) <= max(1e-12, tolerance) * float(np.abs(shares).sum()):
         return np.zeros_like(shares)
     return np.asarray(shares / total)
 

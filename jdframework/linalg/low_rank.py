@@ -60,7 +60,7 @@ class Range(NamedTuple):
     def solved(self, right: Array) -> Array:
         """``C⁺ b``.
 
-        :param right: ``b`` ``[m]``.
+        :param right: ``b`` ``[m]``, or several ``[m, k]``.
         """
         from scipy.linalg.lapack import dtrtrs
 

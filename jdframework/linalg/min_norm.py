@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jdframework.linalg.host import on_host
+from jdframework.linalg.interior import interior_solution
 from jdframework.linalg.low_rank import low_rank_factor
 from jdframework.linalg.nonnegative import least_squares, nonnegative_qp
 from jdframework.linalg.pivoting import exchanged
@@ -16,6 +17,8 @@ from jdframework.linalg.unit_problem import Array, ridge, rounding, unit_rows, v
 
 _MANY: Final = 32
 """Above this size, a quick way is tried first."""
+_LARGE: Final = 512
+"""Above it, an interior-point method takes less time than active sets."""
 _UNEQUAL: Final = 1e-8
 """Squares of norms down to this share of the largest leave the longest row's weight its digits."""
 _REFINEMENTS: Final = 3
@@ -122,6 +125,12 @@ def _min_norm_of_many(gramian: Array) -> Array | None:
     if len(factor) == len(unit):
         every = np.ones((len(unit), 1), dtype=bool)
         solution = exchanged(unit + sums * sums[:, None], sums[:, None], every)[:, 0]
+    elif len(unit) > _LARGE:
+        matrix = unit + sums * sums[:, None]
+        sizes = np.sqrt(matrix.diagonal())
+        matrix /= sizes
+        matrix /= sizes[:, None]
+        solution = interior_solution(matrix, -(sums / sizes)[:, None])[:, 0] / sizes
     else:
         solution = _fitted(np.vstack([factor, sums]))
     solution[solution < ridge(len(unit)) * solution.max()] = 0.0  # rounding of a zero

@@ -14,9 +14,11 @@ from typing import Final
 import numpy as np
 
 from jdframework.errors import SolverError
+from jdframework.linalg.interior import balanced_solution, interior_solution
 from jdframework.linalg.low_rank import low_rank_factor, semidefinite
 from jdframework.linalg.pair import pair_solution
 from jdframework.linalg.pivoting import pivoted
+from jdframework.linalg.spectral import precision_of
 from jdframework.linalg.unit_problem import (
     Array,
     Indices,
@@ -29,6 +31,10 @@ from jdframework.linalg.unit_problem import (
 
 _SMALL: Final = 32
 """Up to this size, the columns one by one are faster than all of them at once."""
+_LARGE: Final = 512
+"""Above it, an interior-point method takes less time than active sets for one column."""
+_DOUBLE: Final = float(np.finfo(np.float64).eps)
+"""Of rows in single precision, the large weights of a balance would show the rounding."""
 _AIM: Final = 1e-12
 """The KKT residual, beyond rounding, above which a column is solved again."""
 _ROUNDS: Final = 8
@@ -64,18 +70,30 @@ def _solve(matrix: Array, linear: Array) -> Array:
             return found
     unit, scaled, undo = row_normalised(matrix, linear)
     unit, scaled, factor = semidefinite(unit, scaled)
-    solution, residual = _solve_unit(unit, scaled, factor)
+    balanced = None
+    if len(matrix) > _LARGE and linear.shape[1] > 1 and precision_of(matrix) <= _DOUBLE:
+        balanced = balanced_solution(unit, scaled)
+    solution, residual = _solve_unit(unit, scaled, factor, balanced)
     if residual.max(initial=0.0) > _ACCEPTED:
         _check(unit, solution, residual)
     return np.asarray(solution * undo)
 
 
-def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array]:
-    """The solution and its KKT residual."""
+def _solve_unit(
+    unit: Array, linear: Array, factor: Array, first: Array | None = None
+) -> tuple[Array, Array]:
+    """The solution and its KKT residual.
+
+    :param first: A first solution, if there is one.
+    """
     m, k = linear.shape
-    thin = low_rank_factor(unit) if m > _SMALL and k == 1 else None
-    if m > _SMALL and k > 1:
+    thin = low_rank_factor(unit) if _SMALL < m <= _LARGE and k == 1 else None
+    if first is not None:
+        solution = first
+    elif m > _SMALL and k > 1:
         solution = pivoted(unit, linear)
+    elif m > _LARGE:
+        solution = interior_solution(unit, linear)
     elif thin is not None and len(thin) < m:
         solution = _of_dependent(thin, linear)
     else:
@@ -85,7 +103,7 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         return solution, residual
     solution[:, np.isnan(residual)] = 0.0
     residual = kkt_residual(unit, linear, solution)
-    if m > _SMALL and k > 1:
+    if _SMALL < m <= _LARGE and k > 1:
         thin = low_rank_factor(unit)
 
     def improve(columns: Indices, found: Array) -> None:
@@ -95,7 +113,10 @@ def _solve_unit(unit: Array, linear: Array, factor: Array) -> tuple[Array, Array
         columns = columns[better]
         solution[:, columns], residual[columns] = found[:, better], reached[better]
 
-    if thin is not None and len(thin) < m:  # each column takes less time, without any ridge
+    if m > _LARGE:
+        left = np.flatnonzero(residual > _AIM + rounding(solution))
+        improve(left, interior_solution(unit, linear[:, left]))
+    elif thin is not None and len(thin) < m:  # each column takes less time, without any ridge
         left = np.flatnonzero(residual > _AIM)
         improve(left, _of_dependent(thin, linear[:, left]))
     for _ in range(_ROUNDS):

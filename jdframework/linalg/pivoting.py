@@ -22,10 +22,11 @@ _FIRST: Final = 5
 _BLOCKS: Final = (15, 20, 40, 40, 40, 60)
 """Further steps, after each of which columns are tried; after the last, all that are left."""
 _WATCHED: Final = 5
-"""The last steps of a block, in which a guess that has come to rest changes hardly a sign: one, and"""
+"""The last steps of a block, in which a guess that has come to rest changes hardly a sign."""
 _ROWS: Final = 400
-"""one more for so many rows."""
+"""One sign, and one more for so many rows."""
 _PULL: Final = 1e-12
+"""What is added to the diagonal for the minimiser that is next to the guess."""
 _SIGN: Final = 1e-12
 """What counts as a wrong sign, relative to the column's largest term."""
 _SETTLED: Final = 1e-9

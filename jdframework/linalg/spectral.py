@@ -20,7 +20,7 @@ _OF_SINGLE_ROWS: Final = 45
 """Those of a Gramian of single-precision rows: the last is twice their rounding, squared."""
 _DOUBLE: Final = float(np.finfo(np.float64).eps)
 _FEW: Final = 16
-"""Up to so many rows all eigenvalues take no longer than the range of the matrix."""
+"""Up to so many rows all eigenvalues take no longer than what goes without them."""
 _CLEARLY: Final = 10.0
 """The condition number is an estimate, which may be off by some factor below this."""
 
@@ -53,20 +53,28 @@ def pseudo_solution(matrix: Array, right: Array, tolerance: float) -> Array:
     :param tolerance: Eigenvalues up to this share of the largest count as zero.
     :return: ``[m]``.
     """
+    if len(matrix) > _FEW:
+        found = _without_eigenvalues(matrix, right, tolerance)
+        if found is not None:
+            return found
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > tolerance * max(values[-1], 0.0)
+    basis = vectors[:, kept]
+    return np.asarray(basis @ ((right @ basis) / values[kept]))
+
+
+def _without_eigenvalues(matrix: Array, right: Array, tolerance: float) -> Array | None:
+    """The same, where it is clear which eigenvalues are zero; else None."""
     from scipy.linalg.lapack import dpocon, dposv
 
     factor, solution, failed = dposv(matrix.T, right)
     size = np.abs(matrix).sum(axis=0).max()
     if not failed and dpocon(factor, size)[0] > _CLEARLY * tolerance:
         return np.asarray(solution)
-    if len(matrix) > _FEW and matrix.diagonal().max() <= 1.0:
-        own = range_of_dependent(matrix, _CLEARLY * tolerance)
-        if own is not None:
-            return own.solved(right)
-    values, vectors = np.linalg.eigh(matrix)
-    kept = values > tolerance * max(values[-1], 0.0)
-    basis = vectors[:, kept]
-    return np.asarray(basis @ ((right @ basis) / values[kept]))
+    if matrix.diagonal().max() > 1.0:
+        return None
+    own = range_of_dependent(matrix, _CLEARLY * tolerance)
+    return None if own is None else own.solved(right)
 
 
 def carried_precision(gramian: Float[Tensor, "m m"]) -> float:

@@ -1,4 +1,4 @@
-"""Which variables of many non-negative quadratic programs are positive: a guess, all columns at once.
+"""Which variables of non-negative quadratic programs are positive: a guess, all columns at once.
 
 The alternating direction method of multipliers (Boyd et al. 2011, section 5.2) takes one product of
 matrices a step, in single precision. How fast it is hangs on a penalty for each row, which all
@@ -63,7 +63,7 @@ class Splitting:
         self._iterate = np.asfortranarray(self._iterate[:, columns])
 
     def advance(self, steps: int) -> None:
-        """So many steps, and then penalties by what they have shown.
+        """So many steps.
 
         :param steps: One product of ``[m, m]`` and ``[m, k]`` each.
         """

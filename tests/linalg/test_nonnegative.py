@@ -8,6 +8,7 @@ from scipy.optimize import nnls
 from jdframework.errors import SolverError
 from jdframework.linalg import nonnegative, nonnegative_qp
 from jdframework.linalg.external_solver import external_nonnegative_qp
+from jdframework.linalg.interior import balanced_solution
 from jdframework.linalg.unit_problem import Array, kkt_residual, row_normalised
 from jdframework.testing.strategies import REPEATABLE, jacobians
 
@@ -157,3 +158,27 @@ def test_when_everything_fails_the_error_says_how_far_it_got(
         nonnegative_qp(matrix, matrix)
     assert "KKT residual is 1.0e+00" in str(caught.value)
     assert f"m = {m}, condition number " in str(caught.value)
+
+
+@pytest.mark.parametrize("problem", ["normal", "mild", "hard", "duplicates"])
+def test_one_column_of_many_rows_is_solved_to_the_last_digits(problem: str) -> None:
+    matrix = gramian(problem, 520)
+    linear = matrix.mean(axis=1, keepdims=True)
+    assert residual(matrix, linear, nonnegative_qp(matrix, linear)) <= 1e-12
+
+
+def test_rows_that_balance_out_have_the_solutions_of_their_balance() -> None:
+    rows = np.random.default_rng(0).standard_normal((120, 20))  # whose dual cone is zero
+    unit, scaled, _ = row_normalised(rows @ rows.T, rows @ rows.T)
+    found = balanced_solution(unit, scaled)
+    assert found is not None
+    assert (found >= 0.0).all()
+    assert kkt_residual(unit, scaled, found).max() <= 1e-11
+    np.testing.assert_allclose(unit @ found, -scaled, atol=1e-11)
+
+
+@pytest.mark.parametrize("problem", ["agreeing", "normal", "mild"])
+def test_rows_that_do_not_balance_out_have_no_balance(problem: str) -> None:
+    matrix = gramian(problem, 64)
+    unit, scaled, _ = row_normalised(matrix, matrix)
+    assert balanced_solution(unit, scaled) is None

@@ -200,7 +200,7 @@ def test_four_gradients_wake_no_thread_of_lapack(monkeypatch: pytest.MonkeyPatch
         return dgejsv(*given, **options)
 
     monkeypatch.setattr("scipy.linalg.lapack.dgejsv", watched)
-    jacobian = rows(4, 2, seed=0)
+    jacobian = rows(4, 2, seed=0) * torch.tensor([[1.0], [1e-3], [1.0], [1.0]])
     with threadpool_limits(2, user_api="blas"):
         jd.weighting("aligned-mtl")(jacobian @ jacobian.T)
     assert set(seen) == {1}
