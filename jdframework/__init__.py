@@ -44,41 +44,8 @@ if TYPE_CHECKING:
         weighting,
     )
 
-_HOMES: Final[dict[str, tuple[str, ...]]] = {
-    "jdframework.descent": (
-        "Descent",
-        "Explanation",
-        "Step",
-        "backward",
-        "explain",
-        "jac",
-        "jac_to_grad",
-        "mtl_backward",
-    ),
-    "jdframework.errors": (
-        "BlockedNameError",
-        "ConfigError",
-        "JDError",
-        "NameConflictError",
-        "NonFiniteError",
-        "PluginLoadError",
-        "SolverError",
-        "UnknownNameError",
-        "UnsupportedModelError",
-    ),
-    "jdframework.registry": (
-        "Method",
-        "aggregator",
-        "available",
-        "describe",
-        "engine",
-        "register",
-        "scalarizer",
-        "unregister",
-        "weighting",
-    ),
-}
-_HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS: Final = ("errors", "registry", "descent")
+"""Where the public names live; what loads torch comes last."""
 _SUBMODULES: Final = frozenset(
     {"bases", "config", "errors", "hooks", "linalg", "linearization", "protocols", "testing"}
 )
@@ -119,12 +86,13 @@ def __getattr__(name: str) -> Any:
 
     if name in _SUBMODULES:
         return importlib.import_module(f"jdframework.{name}")
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'jdframework' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for room in _ROOMS:
+            module = importlib.import_module(f"jdframework.{room}")
+            if hasattr(module, name):
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module 'jdframework' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

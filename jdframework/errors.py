@@ -28,7 +28,16 @@ class PluginLoadError(JDError, ImportError):
 
 
 class UnsupportedModelError(JDError, RuntimeError):
-    """An engine cannot give the right answer on this model, so it gives none."""
+    """An engine cannot give the right answer on this model, so it gives none.
+
+    :param reason: What stands in the way, and the remedy.
+    :param engine: The name of the engine, where the sentence does not tell it.
+    """
+
+    def __init__(self, reason: str = "", engine: str | None = None) -> None:
+        super().__init__(reason if engine is None else f"{reason} (the engine {engine!r})")
+        self.reason = reason
+        """The sentence alone, which other engines may say as well."""
 
 
 class NonFiniteError(JDError, ArithmeticError):

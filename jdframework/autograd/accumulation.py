@@ -8,7 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jdframework.autograd.leaf_hooks import accumulate_through_hooks, run_waiting_hooks
+from jdframework.autograd.leaf_hooks import (
+    accumulate_through_hooks,
+    has_waiting_hooks,
+    run_waiting_hooks,
+)
+from jdframework.autograd.rollback import GradRollback
 from jdframework.autograd.sparse import in_layout_for
 
 _OVERLAPS: Final = 1
@@ -26,7 +31,8 @@ def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -
     2. hooks that ``Tensor.register_hook`` put on a leaf see the update, once, and may replace it;
     3. everything is written;
     4. hooks that ``register_post_accumulate_grad_hook`` put on a leaf run, once each, when every
-       ``.grad`` is complete. One that raises ends the rest, as in autograd; what is written stays.
+       ``.grad`` is complete. One that raises ends the rest, as in autograd, and every ``.grad`` is
+       as it was before; what hooks did to the parameters, such as an optimizer's step, stays.
 
     :param tensors: Leaves, or tensors that retain their gradient; one that is there twice gets the
         sum.
@@ -41,10 +47,12 @@ def add_to_grad(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -
         where = hooked if tensor.is_leaf and tensor._backward_hooks else plain
         where.append((tensor, cast))
     write = _Writing(plain)
-    if hooked:
-        accumulate_through_hooks(*zip(*hooked, strict=True))
-    write()
-    run_waiting_hooks(tensor for tensor, _ in pairs)
+    written = [tensor for tensor, _ in pairs]
+    with GradRollback(written if any(map(has_waiting_hooks, written)) else []):
+        if hooked:
+            accumulate_through_hooks(*zip(*hooked, strict=True))
+        write()
+        run_waiting_hooks(written)
 
 
 class _Writing:
@@ -101,7 +109,9 @@ def _each_once(
 
 def _cast(gradient: Tensor, tensor: Tensor) -> Tensor:
     """A gradient as autograd would keep it for the tensor."""
-    return in_layout_for(tensor, gradient.to(device=tensor.device, dtype=tensor.dtype))
+    if gradient.dtype is not tensor.dtype or gradient.device != tensor.device:
+        gradient = gradient.to(device=tensor.device, dtype=tensor.dtype)
+    return in_layout_for(tensor, gradient)
 
 
 def _takes_in_place(grad: Tensor) -> bool:

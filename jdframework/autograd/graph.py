@@ -72,13 +72,22 @@ def graph_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> Graph
                 "reentrant activation checkpointing hides parameters from the graph: "
                 "use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
             )
-        pending.extend((child, index) for child, index in reversed(following) if child is not None)
+        pending += [(child, i) for child, i in reversed(following) if child is not None]
     return Graph(nodes, leaves, frozenset(met))
 
 
 def leaves_of(tensors: Iterable[Tensor], stop_at: Sequence[Tensor] = ()) -> list[Tensor]:
     """The leaf tensors that ``tensors`` depend on; see :func:`graph_of`."""
     return graph_of(tensors, stop_at).leaves
+
+
+def is_of_nothing(tensors: Iterable[Tensor]) -> bool:
+    """Whether the tensors were computed from one without entries, as an empty batch gives."""
+    return any(
+        0 in each.shape
+        for node in graph_of(tensors).nodes
+        for each in getattr(node, "_input_metadata", ())
+    )
 
 
 def place_of(tensor: Tensor) -> Place:

@@ -51,14 +51,18 @@ def accumulate_through_hooks(leaves: Sequence[Tensor], gradients: Sequence[Tenso
 def run_waiting_hooks(tensors: Iterable[Tensor]) -> None:
     """Runs the post-accumulate-grad hooks of some tensors, in the tensors' order.
 
-    A hook that raises ends the rest, as in autograd: every ``.grad`` is complete by then, and the
-    earlier hooks have run.
+    A hook that raises ends the rest, as in autograd: the earlier ones have run by then.
 
     :param tensors: Whose ``.grad`` is complete.
     """
     for tensor in tensors:
         for hook in list((_waiting_on(tensor) or {}).values()):
             hook(tensor)
+
+
+def has_waiting_hooks(tensor: Tensor) -> bool:
+    """Whether anything waits for the tensor's ``.grad`` to be complete."""
+    return bool(_waiting_on(tensor))
 
 
 def _waiting_on(tensor: Tensor) -> dict[int, Any] | None:

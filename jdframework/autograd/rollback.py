@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -59,9 +59,9 @@ class OwnGradients:
     :param tensors: The method's parameters; usually none.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.tensors = list(tensors)
-        self._before = [tensor.grad for tensor in tensors]
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        self._before = [tensor.grad for tensor in self.tensors]
 
         self.gradients: list[Tensor | None] = []
         """What the body added, for each, once it is over."""

@@ -42,17 +42,25 @@ def _in_words(found: Sequence[object]) -> str:
         return "an empty sequence"
     if isinstance(wrong[0], Tensor):
         return "a tensor of shape " + str(list(wrong[0].shape))
-    return f"{type(wrong[0]).__name__} {repr(wrong[0])[:60]}"
+    if isinstance(wrong[0], tuple):
+        return "pairs, as named_parameters() gives"
+    written = repr(wrong[0])
+    return type(wrong[0]).__name__ + (f" {written}" if len(written) <= 60 else "")
 
 
 def trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     """The parameters that require gradients now, each once, in their order."""
-    found = (p for module in modules for p in _parameters(module) if p.requires_grad)
-    return list(dict.fromkeys(found))
+    found = {id(p): p for module in modules for p in parameters_of(module) if p.requires_grad}
+    return list(found.values())
 
 
-def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The same as ``module.parameters()``, faster: no names are made."""
+def parameters_of(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The same as ``module.parameters()``, faster: no names are made.
+
+    One that is registered twice may come twice.
+
+    :param module: One that may override ``parameters``, which is then called.
+    """
     cls = type(module)
     if (cls.parameters, cls.named_parameters) != _ORDINARY:
         yield from module.parameters()
@@ -64,7 +72,9 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         if layer is None or layer in seen:
             continue
         seen.add(layer)
-        yield from (p for p in layer._parameters.values() if p is not None)
+        for parameter in layer._parameters.values():
+            if parameter is not None:
+                yield parameter
         pending.extend(reversed(layer._modules.values()))
 
 

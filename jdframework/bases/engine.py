@@ -73,7 +73,7 @@ class Engine(Configured, ABC):
         self.modules = modules
         reason = self.refusal(modules, self.config)
         if reason is not None:
-            raise UnsupportedModelError(f"the engine {self.name!r} refuses: {reason}")
+            raise UnsupportedModelError(reason, self.name)
 
     @classmethod
     def refusal(cls, modules: Sequence[nn.Module], config: Any) -> str | None:
@@ -111,7 +111,7 @@ class Engine(Configured, ABC):
             every other leaf that the outputs depend on.
         :param cotangents: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output;
             each entry of the outputs is one objective when None.
-        :param groups: Positions of inputs that are combined apart; one group of all when None.
+        :param groups: Positions of inputs that are combined separately; one group of all when None.
         :param need: What will be asked of it.
         :param retain_graph: Whether the graph can be used again after the update.
         """
@@ -240,6 +240,10 @@ class Engine(Configured, ABC):
     ) -> float:
         """The relative error of ``uᵀGu = ‖Jᵀu‖²`` for a given Gramian; the graph stays.
 
+        It is relative to ``‖Jᵀu‖²``, or to ``Σ uᵢ²Gᵢᵢ`` if that is more: the Gramian's entries are
+        rounded relative to the gradients' lengths, however well these cancel in ``Jᵀu``. So that a
+        mistake does not cancel with them, ``u`` has other signs where they would.
+
         :param losses: A tensor of any shape with ``m`` entries, or a sequence of ``m`` scalars; or,
             with ``starts``, the features.
         :param gramian: What claims to be theirs.
@@ -253,7 +257,7 @@ class Engine(Configured, ABC):
             device="cpu",
         )
         # No more than any one objective's, or the sum of many might overflow in half precision.
-        u = (u / u.abs().sum()).to(torch.float32).to(gramian.device)
+        u = _not_cancelling(u / u.abs().sum(), gramian).to(torch.float32).to(gramian.device)
         if starts is None:
             weighted = weighted_starts(u, tensors)
         else:
@@ -261,7 +265,10 @@ class Engine(Configured, ABC):
         found = gradients(tensors, self.parameters, weighted, retain_graph=True)
         expected = sum(float(as_reals(g).double().square().sum()) for g in found if g is not None)
         claimed = float(u.double() @ gramian.double() @ u.double())
-        return abs(claimed - expected) / max(abs(expected), torch.finfo(torch.float64).tiny)
+        # Of which the rounding errors are a share, where the gradients cancel in Jᵀu.
+        apart = float(u.double().square() @ gramian.double().diagonal())
+        scale = max(expected, apart, torch.finfo(torch.float64).tiny)
+        return abs(claimed - expected) / scale
 
     def close(self) -> None:
         """Leaves the model as it was before; the base keeps nothing on it."""
@@ -281,6 +288,18 @@ class Engine(Configured, ABC):
         given = self.config.model_dump(exclude_defaults=True)
         settings = "".join(f", {field}={value!r}" for field, value in given.items())
         return f"{type(self).__name__}({len(self.modules)} modules{settings})"
+
+
+def _not_cancelling(u: Float[Tensor, " m"], gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
+    """``u``; with other signs if ``uᵀGu`` would be small beside ``Σ uᵢ²Gᵢᵢ``."""
+    products = u.outer(u) * gramian.to(u)
+    if not bool(products.sum() < products.trace() / 2):
+        return u
+    signs = torch.ones_like(u)
+    for i in range(1, len(u)):  # none takes away from the sum of those before it
+        if products[i, :i] @ signs[:i] < 0:
+            signs[i] = -1
+    return u * signs
 
 
 def unserved(
@@ -325,15 +344,15 @@ def _wrapped(modules: Sequence[nn.Module]) -> str | None:
             )
             if wrapper is not None:
                 return (
-                    f"the model is wrapped by {wrapper}, whose gradient synchronisation it would "
-                    f"bypass, so that ranks drift apart: train in one process on the module "
-                    f"inside, or by 'sum' or 'mean', which need no engine and keep the wrapper"
+                    f"train in one process on the module inside, or by 'sum' or 'mean', which need "
+                    f"no engine and keep the wrapper: the model is wrapped by {wrapper}, whose "
+                    f"gradient synchronisation an engine would bypass, so that ranks drift apart"
                 )
         for name, parameter in module.named_parameters():
             if type(parameter.data).__name__ == "DTensor":
                 return (
-                    f"the parameter {name!r} is sharded across ranks: train in one process, or by "
-                    f"'sum' or 'mean', which need no engine"
+                    f"train in one process, or by 'sum' or 'mean', which need no engine: the "
+                    f"parameter {name!r} is sharded across ranks"
                 )
     return None
 

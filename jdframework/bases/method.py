@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jdframework.bases.configured import Configured
 from jdframework.bases.device import initial_device
-from jdframework.bases.places import NamedPlaces
+from jdframework.bases.objective_names import NamedPlaces
 from jdframework.config import Config, Nested, Paper, validated
 from jdframework.errors import ConfigError
 

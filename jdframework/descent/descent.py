@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
 from jdframework.autograd.rollback import OwnGradients, StateRollback
-from jdframework.bases.places import check_names, keep_names, kept_names
+from jdframework.bases.objective_names import check_names, keep_names, kept_names
 from jdframework.descent.backward_call import BackwardCall
 from jdframework.descent.engine_choice import Choice, FixedEngine, choose, is_auto, preferred_kinds
 from jdframework.descent.finite import FiniteCheck, PropagatedError
@@ -33,7 +33,15 @@ from jdframework.descent.refusals import (
     check_wrapped,
 )
 from jdframework.descent.step import Step
-from jdframework.descent.wrong_uses import check_keywords, check_method, check_modules
+from jdframework.descent.wrong_uses import (
+    check_assignment,
+    check_batch_dim,
+    check_engine,
+    check_keywords,
+    check_method,
+    check_modules,
+    check_scaler,
+)
 from jdframework.errors import ConfigError, NonFiniteError
 from jdframework.linearization.blocks import excluding, joined
 from jdframework.linearization.combination import Combination, combine, pullback, weighting_of
@@ -110,6 +118,8 @@ class Descent(nn.Module):
         check_choice("process_group", process_group, Literal[False, None])
         check_modules(modules, method)
         check_method(method)
+        check_engine(engine)
+        check_batch_dim(batch_dim)
         # In a tuple, so that they do not become this module's own.
         self._shared = shared_modules.checked(modules)
         prefer = preferred_kinds(is_auto(engine) and on == "parameters")
@@ -149,8 +159,9 @@ class Descent(nn.Module):
             sequence or a generator of tensors. Parameters past it, the heads', get their own plain
             gradient. Without it, they get the weighted one, as ``losses.backward(weights)`` would
             give them; so does, with it, whatever else the features depend on, such as layers before
-            the given modules. Where all parameters of these are frozen, only heads get a gradient,
-            and the step has no weights. A scalarizer makes no use of it.
+            the given modules, along every path to the losses. Where all parameters of these are
+            frozen, only heads get a gradient, and the step has no weights. A scalarizer makes no
+            use of it.
         :param independent: The same objectives on another, independent batch, or a tuple of two
             such, for the methods that need a cross-gramian. With one, that is of its gradients and
             those of ``losses``; with two, of the gradients of these two. The update is the weighted
@@ -192,6 +203,7 @@ class Descent(nn.Module):
         >>> others = losses_of_a_batch(), losses_of_a_batch()
         >>> step = descent.backward(losses_of_a_batch(), independent=others)
         """
+        check_scaler(scaler)
         if more:
             raise TypeError("give all losses together: backward([loss_1, loss_2, …])")
         # --8<-- [start:step]
@@ -205,7 +217,7 @@ class Descent(nn.Module):
                 if method.kind == "scalarizer":
                     made = ordinary_pass(method, call)
                 else:
-                    with OwnGradients([*method.parameters()]) as own:
+                    with OwnGradients(shared_modules.parameters_of(method)) as own:
                         lin, gramians = linearize(call, method, self._choice, self._shared)
                         with lin:
                             call.finite.gramians(gramians)
@@ -220,7 +232,10 @@ class Descent(nn.Module):
         finally:
             self._steps += 1
         if made is not None and isinstance(losses, Mapping):
-            keep_names(method, call.given.names)
+            is_whole = call.given.m == len(losses)
+            if is_whole or kept_names(method) is None:  # what a step drops keeps its place
+                keep_names(method, call.given.names)
+        self._oversights.look_back(self._shared, skipped=made is None)
         step = self._record(call, made)
         hooks.call("jd_step", step=step)
         return step
@@ -237,13 +252,13 @@ class Descent(nn.Module):
             given, names = objectives(losses), kept_names(self.method)
             if isinstance(losses, Mapping) and names is not None:
                 given = in_order(given, names, "after_update")
-            self._oversights.told("after_update")
+            self._oversights.reported("after_update")
             self.method.after_update(given.values())
 
     def end_epoch(self) -> None:
         """Tells the methods that have epochs (DWA) that one is over."""
         if isinstance(self.method, HasEpochs):
-            self._oversights.told("end_epoch")
+            self._oversights.reported("end_epoch")
             self.method.end_epoch()
 
     def reset(self) -> None:
@@ -292,6 +307,21 @@ class Descent(nn.Module):
         if self.engine is not None:
             self.engine.close()
 
+    def forward(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: a Descent computes nothing when it is called.
+
+        :raises TypeError: naming :meth:`backward`.
+        """
+        raise TypeError(
+            "a Descent is not called: descent.backward(losses) adds the update to .grad, where "
+            "loss.backward() would stand"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_choice" in vars(self):
+            check_assignment(self.method, name, value)
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         return f"Descent({self.method!r}, engine={self._choice.taken!r})"
 
@@ -326,13 +356,14 @@ class Descent(nn.Module):
             raise ValueError(
                 f"{self.method.name} makes no use of independent batches: leave them out"
             )
-        given = objectives(losses)
+        everything = given = objectives(losses)
         if self._on_nonfinite == "drop":
-            given = finite_ones(given)
+            given = finite_ones(everything)
         if not self._weights_are_fixed:
             check_one_rank(f"{self.method.name} on {self._choice.taken}", self._process_group)
         self._oversights.look(losses, self._shared)
         if isinstance(losses, Mapping):
+            check_names(self.method, everything.names)
             check_names(self.method, given.names)
         check_differentiable(given)
         method = weighting_of(self.method)

@@ -127,14 +127,19 @@ class AutomaticEngine:
         detour = self._detours.get(_kind_of(given)) if self._detours else None
         while detour is None and given.m > self._most_objectives:
             try:
-                excess = self._excess(self.engine, given, features)
+                foreseen = forecast(self.engine, self._method, given, features)
             except UnsupportedModelError as refusal:
                 self._serving = self.engine
                 self.refused(refusal, given, features)
                 detour = self._detours.get(_kind_of(given))
                 continue
+            excess = self._excess_of(foreseen, given)
             if excess is not None:
                 self._make_room(excess, given, features)
+            elif foreseen.dearer and (cheaper := self._forming_rows(given, features)) is not None:
+                self._pass_over(self.engine.name, foreseen.dearer)
+                detour = self._detours[_kind_of(given)] = cheaper
+                self._detour_reasons[cheaper.name] = self._reason_for(cheaper)
             self._most_objectives = given.m
         self._serving = self.engine if detour is None else detour
         self.taken = self._serving.name
@@ -154,7 +159,7 @@ class AutomaticEngine:
         :param features: The shared representation, if there is one.
         :raises UnsupportedModelError: if there is no other, with each one's reason.
         """
-        name, why = self._serving.name, str(refusal)
+        name, why = self._serving.name, refusal.reason
         known = name in self.passed_over
         self._pass_over(name, why)
         successor = self._after(self._serving, given, features)
@@ -200,7 +205,7 @@ class AutomaticEngine:
                 if self._excess(made, given, features) is None:
                     return made
             except UnsupportedModelError as refusal:
-                self._pass_over(cls.name, str(refusal))
+                self._pass_over(cls.name, refusal.reason)
                 continue
             first = first or made
         if first is None:
@@ -228,7 +233,7 @@ class AutomaticEngine:
         try:
             return registry.engine(cls.name, *self._modules, batch_dim=self._batch_dim)
         except UnsupportedModelError as error:
-            self._pass_over(cls.name, str(error))
+            self._pass_over(cls.name, error.reason)
             return None
 
     def _make_room(self, excess: str, given: Objectives, features: Sequence[Tensor] | None) -> None:
@@ -240,7 +245,7 @@ class AutomaticEngine:
             try:
                 fits = self._excess(smaller, given, features) is None
             except UnsupportedModelError as refusal:
-                self._pass_over(cls.name, str(refusal))
+                self._pass_over(cls.name, refusal.reason)
                 fits = False
             if fits:
                 self.engine.close()
@@ -255,11 +260,30 @@ class AutomaticEngine:
             f"{self._reason_for(self.engine)}; it {excess}; no other installed engine takes less"
         )
 
+    def _forming_rows(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine | None:
+        """The next engine that forms the Jacobian and has room for it; None if there is none."""
+        for cls in self._remaining:
+            if "jacobian" not in cls.capabilities:
+                continue
+            made = self._fallbacks.get(cls.name) or self._made(cls)
+            if made is None:
+                continue
+            self._fallbacks[cls.name] = made
+            try:
+                if self._excess(made, given, features) is None:
+                    return made
+            except UnsupportedModelError as refusal:
+                self._pass_over(cls.name, refusal.reason)
+        return None
+
     def _excess(
         self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None
     ) -> str | None:
         """What the engine would hold beyond what is free, as a sentence; None if it fits."""
-        needed = forecast(engine, self._method, given, features).memory
+        return self._excess_of(forecast(engine, self._method, given, features), given)
+
+    def _excess_of(self, foreseen: Forecast, given: Objectives) -> str | None:
+        needed = foreseen.memory
         free = free_for(self._modules)
         if needed is None or free is None or needed <= free * _USABLE:
             return None

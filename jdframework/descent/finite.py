@@ -10,13 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdframework.autograd.graph import graph_of
+from jdframework.autograd.graph import graph_of, is_of_nothing
 from jdframework.errors import NonFiniteError
 from jdframework.linearization import summed
 from jdframework.linearization.combination import Combination, weighting_of
 from jdframework.linearization.objectives import Objectives
 
 _REMEDY: Final = "on_nonfinite='skip' would leave such steps out"
+_EMPTY: Final = ", as it was computed from a tensor without entries (an empty batch?)"
+_ALONE: Final = ", and 'drop' only what is not finite"
+"""What may be done about a loss that was given by itself."""
 
 
 class PropagatedError(NonFiniteError):
@@ -58,7 +61,10 @@ class FiniteCheck:
         :param given: What they are called, if it is not the step's own objectives.
         """
         if self.asked and not bool(torch.isfinite(values.sum())):
-            self._refuse(given or self.given, values, "the loss")
+            given = given or self.given
+            cause = _EMPTY if is_of_nothing(given.tensors) else ""
+            alone = _ALONE if len(given.tensors) > 1 else ""
+            self._refuse(given, values, "the loss", cause, _REMEDY + alone)
 
     def gramians(self, gramians: Sequence[Float[Tensor, "m m"] | None]) -> None:
         """Refuses a gradient that is not finite, as its squared norm shows.
@@ -130,12 +136,19 @@ class FiniteCheck:
             f"{_REMEDY}"
         )
 
-    def _refuse(self, given: Objectives, values: Tensor, what: str, doubt: str = "") -> None:
+    def _refuse(
+        self,
+        given: Objectives,
+        values: Tensor,
+        what: str,
+        doubt: str = "",
+        remedy: str = _REMEDY,
+    ) -> None:
         bad = [given.names[int(i)] for i in torch.nonzero(~torch.isfinite(values).reshape(-1))]
         if bad:
             raise NonFiniteError(
                 f"step {self.step}: {what} of objective {_listed(bad)} is not finite{doubt}; "
-                f"{_REMEDY}"
+                f"{remedy}"
             )
 
     def _reaching(self, tensor: Tensor) -> str:

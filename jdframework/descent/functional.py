@@ -21,7 +21,7 @@ from jdframework.autograd.autocast import without_autocast
 from jdframework.autograd.eager import eager
 from jdframework.autograd.graph import leaves_of
 from jdframework.autograd.ranks import check_one_rank
-from jdframework.bases.places import check_names, keep_names
+from jdframework.bases.objective_names import check_names, keep_names
 from jdframework.descent.functional_arguments import (
     Inputs,
     Outputs,
@@ -287,7 +287,7 @@ def jac_to_grad(
             "aggregator first"
         )
     _name_unreached(given)
-    blocks = [jac.detach() for tensor in reached if (jac := jac_of(tensor)) is not None]
+    blocks = [None if (block := jac_of(tensor)) is None else block.detach() for tensor in reached]
     check_rows(given)
     values = None if losses is None else objectives(losses).values().flatten()
     lin = JacobianRows(reached, blocks, groups_of(method, len(reached)))

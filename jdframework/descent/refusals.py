@@ -38,7 +38,7 @@ def check_wrapped(modules: Sequence[nn.Module]) -> None:
     """
     refusal = unserved(modules)
     if refusal is not None:
-        raise UnsupportedModelError(f"on='features' refuses: {refusal}")
+        raise UnsupportedModelError(refusal)
 
 
 def check_on_features(method: Any, engine: Spec) -> None:

@@ -85,7 +85,7 @@ def _rows_in(blocks: Sequence[Tensor]) -> int:
     """How many rows a Jacobian has."""
     if not blocks:
         raise ValueError("a Gramian needs at least one block of the Jacobian")
-    rows = {len(block) for block in blocks}
+    rows = {block.shape[0] for block in blocks}
     if len(rows) > 1:
         raise ValueError(f"the blocks of one Jacobian differ in their rows: {sorted(rows)}")
     return len(blocks[0])
@@ -132,7 +132,8 @@ def weighted_sum(
 
 def _weighted_rows(block: Tensor, weights: Tensor) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(block.dtype, weights.dtype), torch.float32)
-    summed = weights.to(device=block.device, dtype=dtype) @ block.reshape(len(block), -1).to(dtype)
+    rows = block.reshape(block.shape[0], -1).to(dtype)
+    summed = weights.to(device=block.device, dtype=dtype) @ rows
     return summed.to(block.dtype).reshape(block.shape[1:])
 
 

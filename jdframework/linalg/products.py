@@ -31,8 +31,10 @@ def products(first: Float[Tensor, "m n"], second: Float[Tensor, "k n"]) -> Float
     True
     """
     n = first.shape[1]
+    if n < _LONG:
+        return first @ second.T
     width = max(_WIDTH, _WIDTH_PER_ROW * max(len(first), len(second)))
-    if n < max(_LONG, 2 * width) or first.dtype != torch.float32 or first.device.type == "mps":
+    if n < 2 * width or first.dtype != torch.float32 or first.device.type == "mps":
         return first @ second.T
     count = n // width
     blocks = [

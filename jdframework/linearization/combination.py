@@ -205,7 +205,7 @@ def linearized(
 
 
 def treats_groups(method: Any) -> TypeGuard[TreatsGroups]:
-    """Whether the method treats groups of parameters apart.
+    """Whether the method treats groups of parameters separately.
 
     The class is asked: asking a module for what it does not have takes its time.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -51,11 +51,15 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
     """
     if isinstance(losses, Tensor):
         if not losses.numel():
-            raise ValueError(f"{argument} is empty: at least one loss is needed")
+            raise ValueError(
+                f"{argument} is empty, of shape {list(losses.shape)}: at least one loss is needed; "
+                f"leave the step out where a batch has no instance"
+            )
         return Objectives(_indices(tuple(losses.shape)), (losses,), is_one_tensor=True)
     if isinstance(losses, Mapping):
         names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
     else:
+        _check_sequence(losses, argument)
         tensors = tuple(losses)
         names = tuple(str(i) for i in range(len(tensors)))
     if not tensors:
@@ -69,7 +73,46 @@ def objectives(losses: Losses, argument: str = "losses") -> Objectives:
                 f"sequence or a mapping must be a scalar; give one tensor to have one objective "
                 f"per entry"
             )
+    _check_each_once(names, tensors, argument)
     return Objectives(names, tensors)
+
+
+def _check_sequence(losses: object, argument: str) -> None:
+    """Refuses what is neither a tensor nor a mapping, and no sequence either.
+
+    :raises TypeError: with what was perhaps meant.
+    """
+    if isinstance(losses, int | float):
+        hint = "a plain number has no gradient: give the tensor itself, without .item()"
+    elif losses is None:
+        hint = "the function that was to compute them may lack its return"
+    elif isinstance(losses, set | frozenset):
+        hint = "a set has no order: give a list, or a mapping from names"
+    elif not isinstance(losses, Iterable | str) and callable(losses):
+        hint = "call it first, as in backward(losses_of(batch))"
+    elif isinstance(losses, Iterable) and not isinstance(losses, str | bytes):
+        return
+    else:
+        hint = "as in backward([loss_1, loss_2])"
+    raise TypeError(
+        f"{argument} must be a tensor, a sequence of scalars, or a mapping from names to scalars, "
+        f"not {type(losses).__name__}: {hint}"
+    )
+
+
+def _check_each_once(names: tuple[str, ...], tensors: tuple[Tensor, ...], argument: str) -> None:
+    """Refuses one tensor under two names.
+
+    :raises ValueError: naming both.
+    """
+    known: dict[int, str] = {}
+    for name, tensor in zip(names, tensors, strict=True):
+        first = known.setdefault(id(tensor), name)
+        if first != name:
+            raise ValueError(
+                f"{argument}[{first!r}] and {argument}[{name!r}] are one and the same tensor: give "
+                f"each objective once"
+            )
 
 
 def _no_tensor(which: str, name: str, value: object) -> str:
@@ -80,10 +123,15 @@ def _no_tensor(which: str, name: str, value: object) -> str:
             f"it has no labels in this batch"
         )
     if isinstance(value, Mapping):
-        inner = ", ".join(repr(f"{name}/{key}") for key in list(value)[:2])
+        inner = ", ".join(f"{f'{name}/{key}'!r}: …" for key in list(value)[:2])
         return (
             f"{which} is a mapping, but objectives are not nested: give each its own entry, as in "
             f"{{{inner}}}"
+        )
+    if isinstance(value, list | tuple):
+        return (
+            f"{which} is a {type(value).__name__}, but objectives are not nested: give each its "
+            f"own entry, or their sum"
         )
     return f"{which} must be a tensor, not {type(value).__name__}"
 

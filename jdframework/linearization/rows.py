@@ -57,9 +57,8 @@ class JacobianRows(Linearization):
         tensors: list[Tensor] = []
         gradients: list[Tensor | None] = []
         for group, own in zip(self.groups, weights, strict=True):
-            for i in group:
-                block = blocks[i]
-                if block is not None and own is not None:
-                    tensors.append(self.inputs[i])
-                    gradients += linalg.weighted_sum([block], own)
+            if own is not None:
+                used = [(i, block) for i in group if (block := blocks[i]) is not None]
+                tensors += [self.inputs[i] for i, _ in used]
+                gradients += linalg.weighted_sum([block for _, block in used], own)
         return tensors, gradients

@@ -70,7 +70,7 @@ class Engine(Configured, Protocol):
         :param inputs: With respect to what: the engine's parameters, and what else the outputs
             depend on, when None.
         :param cotangents: What each of ``m`` rows starts from, ``[m, *output.shape]`` per output.
-        :param groups: Positions of inputs that are combined apart; one group of all when None.
+        :param groups: Positions of inputs that are combined separately; one group of all when None.
         :param need: What will be asked of it.
         :param retain_graph: Whether the graph can be used again after the update.
         """

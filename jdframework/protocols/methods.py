@@ -108,7 +108,7 @@ class TakesBatches(Protocol):
 
 @runtime_checkable
 class TreatsGroups(Protocol):
-    """A method that treats groups of parameters apart, each by a method of its own."""
+    """A method that treats groups of parameters separately, each by a method of its own."""
 
     def bind(self, names: Sequence[str], known: Sequence[str]) -> None:
         """Is told what the blocks of the Jacobian belong to, before each step.

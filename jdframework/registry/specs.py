@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from jdframework.errors import ConfigError
 from jdframework.protocols.names import KINDS, Kind
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from jdframework.bases import WeightedSum
     from jdframework.protocols import Aggregator, Engine, Scalarizer, Weighting
+
+_LONGEST: Final = 60
+"""How many characters of what was given by mistake a message shows."""
 
 Spec: TypeAlias = "str | Mapping[str, Any] | object"
 """A name, a mapping ``{"name": …, **config}``, or a ready instance."""
@@ -139,11 +142,19 @@ def _split(spec: Spec, config: Mapping[str, Any]) -> tuple[str | None, dict[str,
     settings = {str(field): value for field, value in spec.items()}
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"a spec needs the key 'name' with a string, but {spec!r} was given")
+        raise ConfigError(
+            f"a spec needs the key 'name' with a string, but {_briefly(spec)} was given"
+        )
     twice = sorted(settings.keys() & config.keys())
     if twice:
         raise ConfigError(f"{name}: {', '.join(twice)} was given both in the spec and as a keyword")
     return name, settings | dict(config)
+
+
+def _briefly(given: object) -> str:
+    """Type and value, without the page that a model or a tensor prints."""
+    written = repr(given)
+    return type(given).__name__ + (f" {written}" if len(written) <= _LONGEST else "")
 
 
 def _checked_instance(
@@ -154,7 +165,7 @@ def _checked_instance(
 ) -> Any:
     found = _kind_of_instance(instance)
     if found not in kinds:
-        what = with_article(found) if found else f"{type(instance).__name__} {instance!r}"
+        what = with_article(found) if found else _briefly(instance)
         raise ConfigError(
             f"needed is a name, a mapping with 'name', or an instance of "
             f"{with_article(' or '.join(kinds))}, not {what}"

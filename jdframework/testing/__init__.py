@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from jdframework.testing.aggregator import AggregatorSuite
     from jdframework.testing.architectures import ARCHITECTURES, Architecture
+    from jdframework.testing.blocks import combine_blocks
     from jdframework.testing.derived import derived_suite
     from jdframework.testing.engine import EngineSuite
     from jdframework.testing.families import FAMILIES, Family
@@ -39,6 +40,7 @@ _HOMES: Final = {
     "Family": "families",
     "ScalarizerSuite": "scalarizer",
     "WeightingSuite": "weighting",
+    "combine_blocks": "blocks",
     "derived_suite": "derived",
     "devices": "precision",
     "gramians": "strategies",
@@ -66,6 +68,7 @@ __all__ = [
     "Family",
     "ScalarizerSuite",
     "WeightingSuite",
+    "combine_blocks",
     "derived_suite",
     "devices",
     "gramians",

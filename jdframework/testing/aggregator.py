@@ -189,7 +189,7 @@ class AggregatorSuite(MethodSuite):
         """Blocks of columns, one call each, give what one call gives, where claimed."""
         method, whole = self.make(), self.make()
         if not getattr(method, "column_wise", False):
-            pytest.skip("not applicable: no claim that columns are treated apart")
+            pytest.skip("not applicable: no claim that columns are treated separately")
         for m in self.objectives:
             jacobian = family(m)
             given, extra = self.inputs(method, jacobian)

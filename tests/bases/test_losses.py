@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, losses_for
-from jdframework.linearization import JacobianRows, combination
-from jdframework.linearization.combination import groups_of
 from jdframework.protocols.names import Need
-
-
-def combine(method: Any, jacobians: Any, *, losses: Any = None) -> Any:
-    """What a method makes of blocks: one direction per block, the weights and the Gramian."""
-    like = [None if block is None else block[0] for block in jacobians]
-    rows = JacobianRows(like, jacobians, groups_of(method, len(jacobians)))
-    made = combination.combine(rows, rows.gramians(), method, losses)
-    by_input = {id(t): g for t, g in zip(*combination.pullback(rows, made), strict=True)}
-    directions = tuple(None if t is None else by_input[id(t)] for t in like)
-    outcome = SimpleNamespace(weights=made.of_all, gramian=made.gramian)
-    return SimpleNamespace(directions=directions, outcome=outcome)
+from jdframework.testing import combine_blocks
 
 
 class ByLoss(GramianWeighting):
@@ -53,7 +38,7 @@ EXPECTED = [3.0, 11.0]
 @pytest.mark.parametrize("method", [ByLoss(), SumByLoss()], ids=["weighting", "aggregator"])
 def test_the_losses_are_given_to_what_needs_them(method: object) -> None:
     assert jd.aggregator(method)(JACOBIAN, losses=LOSSES).tolist() == EXPECTED
-    found = combine(method, [JACOBIAN[:, :1], JACOBIAN[:, 1:]], losses=LOSSES).directions
+    found = combine_blocks(method, [JACOBIAN[:, :1], JACOBIAN[:, 1:]], losses=LOSSES).directions
     assert [part.item() for part in found if part is not None] == EXPECTED
 
 

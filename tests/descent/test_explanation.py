@@ -39,7 +39,12 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
         "autogram",
         "instance-wise, fused: one backward pass for all 5 objectives",
     ),
-    ({"method": "upgrad"}, "autogram", "task-wise, fused: a backward pass for each of 5"),
+    (
+        {"method": "upgrad", "engine": "autogram"},
+        "autogram",
+        "task-wise, fused: a backward pass for each of 5",
+    ),
+    ({"method": "upgrad"}, "autojac", "5 of 5 objectives at once, by torch.vmap"),
     (
         {
             "method": "upgrad",
@@ -146,7 +151,7 @@ def test_features_are_cut_at_as_in_a_step() -> None:
     losses = [head(features).mean() for head in heads]
     found = jd.explain(trunk, "graddrop", losses, features=features)
     assert (found.m, found.mode) == (2, "one objective at a time")
-    found = jd.explain(trunk, "upgrad", losses, features=features)
+    found = jd.explain(trunk, "upgrad", losses, features=features, engine="autogram")
     assert found.mode == "task-wise, fused: a backward pass for each of 2 objectives"
     chosen = {"name": "autojac", "parallel_chunk_size": 2}
     found = jd.explain(trunk, "upgrad", losses, features=features, engine=chosen)
@@ -188,7 +193,7 @@ def test_a_method_of_groups_that_was_handed_over_is_not_bound() -> None:
     model = model_of()
     method = jd.aggregator("grouped", inner="upgrad", by="module")
     before = set(method.state_dict())
-    found = jd.explain(model, method, losses_of(model))
+    found = jd.explain(model, method, losses_of(model), batch_dim=0)
     assert found.engine == "autogram"
     assert set(method.state_dict()) == before
     with pytest.raises(jd.ConfigError):
@@ -306,3 +311,15 @@ def test_it_prints_as_a_table() -> None:
     )
     unknown = dataclasses.replace(found, held_bytes=None, free_bytes=None)
     assert "memory" not in str(unknown)
+
+
+def test_task_by_task_small_layers_are_left_to_the_rows_of_the_jacobian() -> None:
+    """Where no layer's Gramian is cheaper than its rows, going layer by layer only costs."""
+    small, large = nn.Linear(8, 8), nn.Linear(512, 512)
+    for model, taken in ((small, "autojac"), (large, "autogram")):
+        descent = jd.Descent(model, "upgrad")
+        losses = model(torch.randn(4, model.in_features)).square().mean(0)[:3]
+        step = descent.backward(list(losses))
+        assert step.engine == taken
+        if model is small:
+            assert "no layer's Gramian is cheaper here than the rows" in step.reason

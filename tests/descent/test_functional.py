@@ -131,6 +131,16 @@ class TestJacToGrad:
         jd.jac_to_grad([p], "mean")
         assert not hasattr(p, "jac")
 
+    @pytest.mark.parametrize("method", ["mean", "upgrad", "trimmed-mean"])
+    def test_a_jac_that_requires_gradients_leaves_no_graph_in_grad(self, method: str) -> None:
+        p = parameter(1.0, 2.0)
+        p.jac = torch.ones(3, 2, requires_grad=True) * 2
+        config = {"trim_number": 1} if method == "trimmed-mean" else {}
+        weights = jd.jac_to_grad([p], {"name": method, **config})
+        assert p.grad is not None
+        assert not p.grad.requires_grad
+        assert weights is None or not weights.requires_grad
+
     def test_jacobians_accumulate(self) -> None:
         p = parameter(1.0, 2.0)
         for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from typing import Any
@@ -129,10 +130,48 @@ def test_auto_goes_on_where_torchscript_runs_a_part_of_the_model(
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
-def test_scripting_a_watched_model_says_what_to_do() -> None:
-    model = model_of()
-    descent = jd.Descent(model, "upgrad", engine="autogram")
-    with pytest.raises(AttributeError, match=r"autogram watches: call close\(\) on its Descent"):
-        torch.jit.script(model)
+@pytest.mark.parametrize("batch_dim", [None, 0])
+@pytest.mark.parametrize("what", ["whole", "part", "layer", "as a part"])
+def test_a_watched_model_can_be_scripted_and_is_watched_on(
+    what: str, batch_dim: int | None
+) -> None:
+    model, control = model_of(), model_of()
+    others = jd.engine("autogram", model, batch_dim=batch_dim)
+    descent = jd.Descent(model, "upgrad", engine="autogram", batch_dim=batch_dim)
+    hooks = [len(layer._forward_hooks) for layer in model.modules()]
+    dim = 0 if batch_dim is None else 1
+    for _ in range(2):
+        parts = {"whole": model, "part": nn.Sequential(model[0], model[1]), "layer": model[0]}
+        scripted = torch.jit.script(parts.get(what, nn.Sequential(model, nn.Tanh())))
+        plain = nn.Sequential(model, nn.Tanh()) if what == "as a part" else parts[what]
+        torch.testing.assert_close(scripted(X), plain(X))
+        for _ in range(2):
+            step = descent.backward(model(X).square().mean(dim))
+            assert step.engine == "autogram"
+            control(X).square().mean(dim).backward(step.weights)
+    for mine, theirs in zip(model.parameters(), control.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    others.compute_gramian(model(X).square().mean(dim))
+    assert [len(layer._forward_hooks) for layer in model.modules()] == hooks
     descent.close()
-    torch.testing.assert_close(torch.jit.script(model)(X), model(X))
+    others.close()
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert not any("__prepare_scriptable__" in vars(layer) for layer in model.modules())
+
+
+def test_a_watched_model_can_be_traced() -> None:
+    model = model_of()
+    descent = jd.Descent(model, "upgrad", engine="autogram", batch_dim=0)
+    traced = torch.jit.trace(model, X)
+    torch.testing.assert_close(traced(X), model(X))
+    assert descent.backward(model(X).square().mean(1)).engine == "autogram"
+
+
+def test_a_copy_of_a_watched_model_can_be_scripted() -> None:
+    model = model_of()
+    descent = jd.Descent(model, "upgrad", engine="autogram", batch_dim=0)
+    alone = copy.deepcopy(model)
+    both, _ = copy.deepcopy((model, descent))
+    for copied in (alone, both):
+        torch.testing.assert_close(torch.jit.script(copied)(X), copied(X))
+    assert all(layer._forward_hooks for layer in model.modules() if list(layer.parameters(False)))

@@ -100,7 +100,7 @@ def test_a_copy_of_an_engine_goes_through_layers_by_their_rules() -> None:
         calls = [
             each.recorder.found_at(node, output) for node in routes.nodes for output in range(2)
         ]
-        assert sum(call is not None for call in calls) == 3
+        assert sum(call is not None for call in calls) == 2  # the third layer has no rule
 
 
 @pytest.mark.parametrize("way", WAYS)

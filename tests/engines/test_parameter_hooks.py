@@ -143,7 +143,31 @@ def test_a_hook_that_waits_and_raises_ends_those_after_it_as_in_autograd() -> No
     with pytest.raises(ArithmeticError, match="not with me"):
         jd.Descent(model, "upgrad", engine="autojac").backward(model(torch.ones(2, 4)).sum(1))
     assert ran == ["weight"]
-    assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize("present", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("where", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize(("method", "engine"), METHODS)
+def test_a_hook_that_waits_and_raises_leaves_every_grad_as_it_was(
+    method: str, engine: str, where: int, present: bool
+) -> None:
+    def fail(_: Tensor) -> None:
+        raise ArithmeticError("not with me")
+
+    model = model_of()
+    parameters = [*model.parameters()]
+    before = [torch.ones_like(p) if present else None for p in parameters]
+    for parameter, grad in zip(parameters, before, strict=True):
+        parameter.grad = grad
+    handle = parameters[where].register_post_accumulate_grad_hook(fail)
+    descent = jd.Descent(model, method, engine=engine)
+    with pytest.raises(ArithmeticError, match="not with me"):
+        descent.backward(losses_of(model))
+    assert all(p.grad is grad for p, grad in zip(parameters, before, strict=True))
+    assert all(bool((grad == 1).all()) for grad in before if grad is not None)
+    handle.remove()
+    descent.backward(losses_of(model))
+    assert all(p.grad is not None and not bool((p.grad == 1).all()) for p in parameters)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

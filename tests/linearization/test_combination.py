@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, JacobianWeighting
-from jdframework.linearization import JacobianRows, combination
-from jdframework.linearization.combination import groups_of
-
-
-def combine(method: Any, jacobians: Any, *, losses: Any = None) -> Any:
-    """What a method makes of blocks: one direction per block, the weights and the Gramian."""
-    like = [None if block is None else block[0] for block in jacobians]
-    rows = JacobianRows(like, jacobians, groups_of(method, len(jacobians)))
-    made = combination.combine(rows, rows.gramians(), method, losses)
-    by_input = {id(t): g for t, g in zip(*combination.pullback(rows, made), strict=True)}
-    directions = tuple(None if t is None else by_input[id(t)] for t in like)
-    outcome = SimpleNamespace(weights=made.of_all, gramian=made.gramian)
-    return SimpleNamespace(directions=directions, outcome=outcome)
+from jdframework.testing import combine_blocks
 
 
 class Ramp(GramianWeighting):
@@ -59,7 +44,7 @@ def whole(parts: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("method", [Ramp(), Rows(), Largest()], ids=["gramian", "rows", "columns"])
 def test_blocks_give_what_the_whole_matrix_gives(method: object) -> None:
     parts = blocks()
-    combined = combine(method, parts)
+    combined = combine_blocks(method, parts)
     found = torch.cat([d.flatten() for d in combined.directions if d is not None])
     torch.testing.assert_close(found, jd.aggregator(method)(whole(parts)))
     assert [d.shape for d in combined.directions if d is not None] == [p.shape[1:] for p in parts]
@@ -67,22 +52,24 @@ def test_blocks_give_what_the_whole_matrix_gives(method: object) -> None:
 
 def test_an_unreached_parameter_gets_no_direction() -> None:
     first, second, third = blocks()
-    directions = combine(Ramp(), [first, None, third]).directions
+    directions = combine_blocks(Ramp(), [first, None, third]).directions
     assert directions[1] is None
-    torch.testing.assert_close(directions[2], combine(Ramp(), [first, second, third]).directions[2])
+    torch.testing.assert_close(
+        directions[2], combine_blocks(Ramp(), [first, second, third]).directions[2]
+    )
 
 
 def test_nothing_reached_is_an_error() -> None:
     with pytest.raises(ValueError, match="depend on no parameter"):
-        combine(Ramp(), [None, None])
+        combine_blocks(Ramp(), [None, None])
 
 
 def test_half_precision_is_summed_in_float32() -> None:
     parts = [torch.full((2, 4), 600.0, dtype=torch.float16)]
-    combined = combine(Ramp(), parts)
-    assert combined.outcome.gramian is not None
-    assert combined.outcome.gramian.dtype == torch.float32
-    assert combined.outcome.gramian[0, 0] == 4 * 600.0**2
+    combined = combine_blocks(Ramp(), parts)
+    assert combined.gramian is not None
+    assert combined.gramian.dtype == torch.float32
+    assert combined.gramian[0, 0] == 4 * 600.0**2
     assert combined.directions[0] is not None
     assert combined.directions[0].dtype == torch.float16
 
@@ -95,6 +82,6 @@ def test_a_wrapped_weighting_is_not_given_the_joined_matrix() -> None:
             seen.append(gramian.shape)
             return gramian.new_ones(len(gramian))
 
-    combined = combine(jd.aggregator(Seen()), blocks())
+    combined = combine_blocks(jd.aggregator(Seen()), blocks())
     assert seen == [torch.Size([3, 3])]
-    assert combined.outcome.weights is not None
+    assert combined.weights is not None

@@ -130,7 +130,7 @@ class TestNotTheMedian(AggregatorSuite):
 
 
 class LongestRow(Aggregator):
-    """Claims to treat columns apart, and takes the row that is longest over all of them."""
+    """Claims to treat columns separately, and takes the row that is longest over all of them."""
 
     column_wise = True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, rnn
@@ -1057,3 +1058,59 @@ def test_a_convolution_is_differentiated_with_the_settings_that_it_has_now(
     model, x = rewired(convolution, **settings), batch(4, 3, 8, 8)
     engine = assert_served(model, lambda: one(model(x)))
     assert engine.linearize([one(model(x))]).plan.fallback == []
+
+
+MASK = torch.tensor([True, False, True, True, False, True])
+PICKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "mask": lambda losses: losses[MASK],
+    "index": lambda losses: losses[torch.tensor([3, 0, 1, 5])],
+    "masked_select": lambda losses: losses.masked_select(MASK),
+    "index_select": lambda losses: losses.index_select(0, torch.tensor([3, 0, 1, 5])),
+    "gather": lambda losses: losses.gather(0, torch.tensor([3, 0, 1, 5])),
+    "topk": lambda losses: losses.topk(4).values,
+    "slice": lambda losses: losses[1:5],
+    "mask, and then more": lambda losses: 2 * losses[MASK].square(),
+}
+
+
+@pytest.mark.parametrize("pick", PICKED.values(), ids=PICKED)
+def test_losses_of_some_instances_are_refused_with_the_line_that_serves_them(
+    pick: Callable[[Tensor], Tensor],
+) -> None:
+    model, x = mlp(), batch(6, 4)
+    engine = Autogram(model, batch_dim=0)
+    with pytest.raises(jd.UnsupportedModelError, match=r"torch\.where\(mask, losses, 0\)"):
+        engine.compute_gramian(pick(one(model(x))))
+    assert_served(model, lambda: torch.where(MASK, one(model(x)), 0))
+
+
+def test_losses_that_were_stacked_one_by_one_are_served() -> None:
+    model, x = mlp(), batch(6, 4)
+
+    def losses() -> Tensor:
+        found = one(model(x))
+        return torch.stack([found[0], found[4], found[2], found[5]])
+
+    assert_served(model, losses)
+
+
+def test_losses_in_another_order_are_not_taken_for_some_of_them() -> None:
+    model, x = mlp(), batch(6, 4)
+    with pytest.raises(jd.UnsupportedModelError, match="order changes") as caught:
+        Autogram(model, batch_dim=0).compute_gramian(one(model(x)).flip(0))
+    assert "torch.where" not in str(caught.value)
+
+
+def test_losses_picked_by_a_mask_fall_back_alone_and_are_spoken_of_once() -> None:
+    model, x = mlp(), batch(6, 4)
+    descent = jd.Descent(model, "upgrad", batch_dim=0)
+    served = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for mask in (MASK, None, MASK, None, MASK.flip(0)):
+            losses = one(model(x))
+            step = descent.backward(losses if mask is None else losses[mask])
+            served.append(step.engine)
+    assert served == ["autojac", "autogram", "autojac", "autogram", "autojac"]
+    (said,) = [str(each.message) for each in caught]
+    assert "torch.where(mask, losses, 0)" in said

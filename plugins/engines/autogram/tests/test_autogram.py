@@ -44,7 +44,6 @@ class TestCleanUp:
         for end in (Autogram.close, lambda engine: None):
             engine = Autogram(model, batch_dim=0)
             assert model[0]._forward_hooks
-            assert model[1]._forward_pre_hooks
             end(engine)
             del engine
             gc.collect()
@@ -99,6 +98,35 @@ class TestCleanUp:
         engine.backward(losses, Ramp())
         with pytest.raises(RuntimeError, match="second time"):
             losses.sum().backward()
+
+    @pytest.mark.parametrize("batch_dim", [0, None])
+    def test_a_second_backward_through_a_freed_graph_is_refused_as_by_torch(
+        self, batch_dim: int | None
+    ) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+        engine = Autogram(model, batch_dim=batch_dim)
+        for _ in range(3):  # the first step is checked, and the others are not
+            hidden = model(torch.randn(5, 4))
+            engine.backward(one(hidden), Ramp(), retain_graph=True)
+            losses = one(hidden)
+            engine.backward(losses, Ramp())
+            before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            for again in (losses, one(hidden)):
+                with pytest.raises(RuntimeError, match="second time"):
+                    engine.backward(again, Ramp())
+            after = [p.grad for p in model.parameters()]
+            assert all(
+                torch.equal(a, b) for a, b in zip(before, after, strict=True) if b is not None
+            )
+
+    def test_what_frees_nothing_can_be_used_again_as_in_torch(self) -> None:
+        model, x = nn.Linear(4, 3).to(F64), torch.randn(5, 4, dtype=F64)
+        scale = nn.Parameter(torch.ones(3, dtype=F64))
+        shared = scale + 1
+        engine = Autogram(model, batch_dim=0)
+        for _ in range(2):
+            engine.backward((model(x) + shared).square().mean(1), Ramp())
+        assert scale.grad is not None
 
     def test_the_engine_is_silent_after_close(self) -> None:
         model, x = nn.Linear(4, 3).to(F64), torch.randn(5, 4, dtype=F64)

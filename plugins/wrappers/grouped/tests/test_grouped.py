@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -13,22 +12,8 @@ from torch import Tensor
 
 import jdframework as jd
 from jdframework.bases import Aggregator, GramianWeighting, Randomised
-from jdframework.linearization import JacobianRows, combination
-from jdframework.linearization.combination import groups_of
 from jdframework.protocols import TreatsGroups
-from jdframework.testing import FAMILIES, AggregatorSuite
-
-
-def combine(method: Any, jacobians: Any, *, losses: Any = None) -> Any:
-    """What a method makes of blocks: one direction per block, the weights and the Gramian."""
-    like = [None if block is None else block[0] for block in jacobians]
-    rows = JacobianRows(like, jacobians, groups_of(method, len(jacobians)))
-    made = combination.combine(rows, rows.gramians(), method, losses)
-    by_input = {id(t): g for t, g in zip(*combination.pullback(rows, made), strict=True)}
-    directions = tuple(None if t is None else by_input[id(t)] for t in like)
-    outcome = SimpleNamespace(weights=made.of_all, gramian=made.gramian)
-    return SimpleNamespace(directions=directions, outcome=outcome)
-
+from jdframework.testing import FAMILIES, AggregatorSuite, combine_blocks
 
 INNER = "shares-of-this-test"
 RANDOM = "noise-of-this-test"
@@ -134,9 +119,9 @@ def test_parameters_are_divided_as_asked(by: Any, expected: list[list[int]]) -> 
 def test_each_group_gets_what_the_method_gives_it_alone(by: Any, inner: Any) -> None:
     jacobians, losses = blocks(), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     method = bound(by, inner)
-    combined = combine(method, jacobians, losses=losses)
+    combined = combine_blocks(method, jacobians, losses=losses)
     for group in members(method):
-        alone = combine(inner, [jacobians[i] for i in group], losses=losses)
+        alone = combine_blocks(inner, [jacobians[i] for i in group], losses=losses)
         for position, expected in zip(group, alone.directions, strict=True):
             assert expected is not None
             torch.testing.assert_close(combined.directions[position], expected)
@@ -145,7 +130,7 @@ def test_each_group_gets_what_the_method_gives_it_alone(by: Any, inner: Any) -> 
 def test_the_gramian_is_that_of_all_and_there_are_no_weights_for_all() -> None:
     jacobians = blocks()
     whole = torch.cat([block.flatten(1) for block in jacobians], 1)
-    outcome = combine(bound("module"), jacobians).outcome
+    outcome = combine_blocks(bound("module"), jacobians)
     torch.testing.assert_close(outcome.gramian, whole @ whole.T)
     assert outcome.weights is None
 
@@ -153,9 +138,9 @@ def test_the_gramian_is_that_of_all_and_there_are_no_weights_for_all() -> None:
 def test_a_parameter_that_no_objective_reaches_is_left_out_of_its_group() -> None:
     jacobians: list[Tensor | None] = [*blocks()]
     jacobians[0] = jacobians[1] = None
-    combined = combine(bound("module"), jacobians)
+    combined = combine_blocks(bound("module"), jacobians)
     assert combined.directions[:2] == (None, None)
-    expected = combine(Shares(), jacobians[2:3]).directions[0]
+    expected = combine_blocks(Shares(), jacobians[2:3]).directions[0]
     assert expected is not None
     torch.testing.assert_close(combined.directions[2], expected)
 
@@ -171,7 +156,7 @@ def test_frozen_parameters_do_not_move_the_others_into_other_groups() -> None:
 def test_each_group_has_its_own_state_which_loads_into_a_fresh_instance() -> None:
     method = bound("module", inner={"name": RANDOM, "seed": 0})
     for seed in range(3):
-        combine(method, blocks(seed))
+        combine_blocks(method, blocks(seed))
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
@@ -183,10 +168,10 @@ def test_each_group_has_its_own_state_which_loads_into_a_fresh_instance() -> Non
             fresh.bind(NAMES, NAMES)
         fresh.load_state_dict(state, strict=True)
         fresh.bind(NAMES, NAMES)
-        found = combine(fresh, blocks(3)).directions
+        found = combine_blocks(fresh, blocks(3)).directions
         control = bound("module", inner={"name": RANDOM, "seed": 0})
         control.load_state_dict(method.state_dict())
-        for first, second in zip(found, combine(control, blocks(3)).directions, strict=True):
+        for first, second in zip(found, combine_blocks(control, blocks(3)).directions, strict=True):
             assert first is not None
             assert second is not None
             assert torch.equal(first, second)
@@ -194,10 +179,10 @@ def test_each_group_has_its_own_state_which_loads_into_a_fresh_instance() -> Non
 
 def test_reset_reaches_every_group() -> None:
     method = bound("tensor", inner={"name": RANDOM, "seed": 0})
-    first = combine(method, blocks()).directions
-    combine(method, blocks())
+    first = combine_blocks(method, blocks()).directions
+    combine_blocks(method, blocks())
     method.reset()
-    again = combine(method, blocks()).directions
+    again = combine_blocks(method, blocks()).directions
     for before, after in zip(first, again, strict=True):
         assert before is not None
         assert after is not None
@@ -239,8 +224,8 @@ def test_sizes_that_do_not_add_up_are_refused() -> None:
 
 def test_blocks_without_names_are_a_group_each() -> None:
     method = grouped()
-    directions = combine(method, blocks()).directions
-    expected = combine(bound("tensor"), blocks()).directions
+    directions = combine_blocks(method, blocks()).directions
+    expected = combine_blocks(bound("tensor"), blocks()).directions
     for first, second in zip(directions, expected, strict=True):
         assert first is not None
         assert second is not None

@@ -7,7 +7,7 @@ the next.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,15 @@ _MULTIPLYING: Final = {
 over neighbours."""
 
 
-def batch_axis_key(nodes: Iterable[Node], n: int) -> Hashable | None:
+class AxisKey(NamedTuple):
+    """What two batches have in common whose instances lie at the same places."""
+
+    operations: tuple[Hashable, ...]
+    leading: bool
+    """Whether that holds only where instances lie along the first dimension everywhere."""
+
+
+def batch_axis_key(nodes: Iterable[Node], n: int) -> AxisKey | None:
     """What two batches have in common whose instances lie at the same places.
 
     :param nodes: Those of the graph.
@@ -49,6 +57,7 @@ def batch_axis_key(nodes: Iterable[Node], n: int) -> Hashable | None:
     :return: None if the next batch may have them elsewhere.
     """
     found: list[Hashable] = []
+    leading = False
     for node in nodes:
         name = node.name()
         if name.startswith(_CUTTING):
@@ -56,8 +65,10 @@ def batch_axis_key(nodes: Iterable[Node], n: int) -> Hashable | None:
         elif name.startswith(_TURNING):
             found.append((name, *(str(getattr(node, field, "")) for field in _DIMENSIONS)))
         elif not _stays(node, name, n):
-            return None
-    return tuple(found)
+            if not _keeps_first(node, name, n):
+                return None
+            leading = True
+    return AxisKey(tuple(found), leading)
 
 
 def _stays(node: Any, name: str, n: int) -> bool:
@@ -73,6 +84,20 @@ def _stays(node: Any, name: str, n: int) -> bool:
         return False
     place = _signed(dim) % len(shape)
     return shape[place] % n != 0 or 2 <= place == len(shape) - 1  # features, which are last
+
+
+def _keeps_first(node: Any, name: str, n: int) -> bool:
+    """Whether it moves nothing along the first dimension, which has an entry per instance."""
+    shape = _shape(node)
+    if not shape or shape[0] != n or len(shape) < 2:
+        return False
+    if name.startswith(("IndexBackward", "IndexPut")):
+        try:
+            return node._saved_indices[0] is None
+        except RuntimeError:  # a checkpoint that will not compute it now
+            return False
+    dim = getattr(node, "_saved_dim", None)
+    return dim is not None and _signed(dim) % len(shape) != 0
 
 
 def _sums_over(node: Node, position: int, n: int) -> bool:

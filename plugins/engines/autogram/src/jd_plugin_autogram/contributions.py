@@ -53,14 +53,9 @@ class Contribution(ABC):
         return sum(math.prod(place.shape) * place.dtype.itemsize for place in places)
 
     @property
-    def layer(self) -> nn.Module | None:
-        """The layer that would be run again; None if none is."""
-        return None
-
-    @property
     def needs_graph(self) -> bool:
         """Whether the graph is needed once more after the backward pass."""
-        return self.layer is not None
+        return False
 
     @abstractmethod
     def saves(self, k: int) -> bool:
@@ -93,12 +88,9 @@ class CallContribution(Contribution):
         self, call: Call, edges: Mapping[int, GradientEdge], wanted: Sequence[nn.Parameter]
     ) -> None:
         super().__init__(list(edges.values()), wanted)
-        self.call, self._positions = call, list(edges)
-
-    @property
-    def layer(self) -> nn.Module | None:
-        """The call's, if its rule runs it again."""
-        return self.call.layer if rule_for(self.call.layer).reruns else None
+        self.call = call
+        self.positions = tuple(edges)
+        """Which of the outputs the losses depend on."""
 
     def saves(self, k: int) -> bool:
         """What the rule says."""
@@ -112,20 +104,25 @@ class CallContribution(Contribution):
         self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
     ) -> list[Factors]:
         """What the layer's rule finds."""
-        places = dict(zip(self._positions, zip(gradients, layouts, strict=True), strict=True))
-        given = [places.get(i, (None, None)) for i in range(self.call.outputs)]
-        return self.shared(given)
+        return rule_for(self.call.layer).factors(self.use(gradients, layouts), self.wanted)
 
-    def shared(self, given: Sequence[tuple[Tensor | None, Layout | None]]) -> list[Factors]:
-        """What the layer's rule makes of each output's gradient and layout."""
+    def use(self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]) -> Use:
+        """What the layer's rule is given.
+
+        :param gradients: ``[k, *shape]`` per edge.
+        :param layouts: Where the instances lie in each.
+        :raises UnsupportedModelError: if an input is not any more what it was.
+        """
         call = self.call
+        places = dict(zip(self.positions, zip(gradients, layouts, strict=True), strict=True))
+        given = [places.get(i, (None, None)) for i in range(call.outputs)]
         if call.arguments_changed:
             raise UnsupportedModelError(
                 f"an input of the layer {type(call.layer).__name__} was changed in place after the "
                 f"layer had used it: use the out-of-place operation"
             )
         known = [(g, x) if g is not None else (None, None) for g, x in given]
-        use = Use(
+        return Use(
             call.layer,
             call.args,
             call.kwargs,
@@ -133,9 +130,7 @@ class CallContribution(Contribution):
             tuple(x for _, x in known),
             call.training,
             call.nested,
-            () if call.outputs_changed else call.found,
         )
-        return rule_for(call.layer).factors(use, self.wanted)
 
 
 class BroadcastContribution(CallContribution):
@@ -166,7 +161,7 @@ class BroadcastContribution(CallContribution):
         (gradient,), (layout,) = gradients, layouts
         assert gradient is not None
         rows = self._broadcast.rows(gradient, layout)
-        return self.shared([(rows, Layout(1))])
+        return super().factors([rows], [Layout(1)])
 
 
 class ParameterUseContribution(Contribution):

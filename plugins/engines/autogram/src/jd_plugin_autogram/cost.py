@@ -6,6 +6,8 @@ from typing import Final
 
 _TRAFFIC: Final = 64
 """How many multiply-adds take as long as writing one number to memory and reading it twice."""
+_OVERHEAD: Final = 2**22
+"""How many multiply-adds take as long as what a layer by itself costs besides them."""
 
 
 def ghost_is_cheaper(k: int, n: int, length: int, inputs: int, outputs: int) -> bool:
@@ -26,4 +28,14 @@ def ghost_is_cheaper(k: int, n: int, length: int, inputs: int, outputs: int) -> 
     else:
         entries = (n * length) ** 2
         ghost = entries * (inputs + k * k * outputs + k * k * _TRAFFIC)
-    return ghost + update <= rows
+    alone = _OVERHEAD if n == 1 else 0  # autograd's own rows come with those of all other layers
+    return ghost + update + alone <= rows
+
+
+def tokens_are_cheaper(k: int, size: int) -> bool:
+    """Whether the Gramian of a table takes less time by the tokens that occur.
+
+    :param k: Losses of the whole batch.
+    :param size: How many numbers the table has.
+    """
+    return k * size * _TRAFFIC >= _OVERHEAD

@@ -126,6 +126,7 @@ class _Walk:
         roots = frozenset(starts)
         while self._pending:
             node, output = self._pending.pop()
+            self._recorder.check_unused(node)
             self._nodes[node] = None
             found = self._recorder.found_at(node, output)
             if found is not None and self._enter(found[0]):
@@ -186,8 +187,9 @@ class _Walk:
 
 def _is_served(call: Call) -> bool:
     rule = rule_for(call.layer)
-    direct = {name for name, p in call.layer.named_parameters() if p.requires_grad}
-    known = rule.parameters is None or direct <= rule.parameters
+    known = rule.parameters is None or all(
+        name in rule.parameters for name, tensor in call.state.items() if tensor.requires_grad
+    )
     known = known and (rule.cuts or not call.nested)
     return known and not call.parameters_replaced and rule.serves(call)
 

@@ -116,6 +116,7 @@ class Autogram(Engine):
 
         :raises UnsupportedModelError: if the graph shows that the model cannot be served exactly.
         """
+        self.recorder.come_back()
         outputs = list(outputs)
         dim = None if inputs is not None or cotangents is not None else self.config.batch_dim
         objectives = self._objectives(outputs, dim, cotangents)
@@ -187,8 +188,7 @@ class Autogram(Engine):
         if error > tolerance:
             raise UnsupportedModelError(
                 f"the Gramian fails uᵀGu = ‖Jᵀu‖² by {error:.1e}: a loss does not depend on just "
-                f"its own instance, or a layer gives something else when it is run again; use "
-                f"batch_dim=None or engine='autojac'"
+                f"its own instance; use batch_dim=None or engine='autojac'"
             )
         return True
 
@@ -206,19 +206,15 @@ def _scripted(modules: Sequence[nn.Module]) -> str | None:
     return None
 
 
-def _recorded_layers(modules: Sequence[nn.Module]) -> dict[nn.Module, bool]:
-    """The modules with parameters of their own whose calls have a rule, or that have no submodules.
+def _recorded_layers(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers with parameters whose type has a rule.
 
-    They map to whether they have no rule. The parameters of other modules, and of submodules that
-    are not called, are found on the graph.
+    The parameters of other modules, and of layers that are not called, are found on the graph.
     """
-    found: dict[nn.Module, bool] = {}
-    for layer in (layer for module in modules for layer in module.modules()):
-        known = type(layer) in rules()
-        is_leaf = next(layer.children(), None) is None
-        if (known or is_leaf) and next(layer.parameters(), None) is not None:
-            found[layer] = not known
-    return found
+    layers = (layer for module in modules for layer in module.modules() if type(layer) in rules())
+    return list(
+        dict.fromkeys(layer for layer in layers if next(layer.parameters(), None) is not None)
+    )
 
 
 def _is_of_half_precision(node: Node) -> bool:

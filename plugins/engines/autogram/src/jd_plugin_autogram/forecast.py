@@ -21,7 +21,7 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     held = rows + (outputs if groups == 1 else size)
     unit = "instance-wise" if objectives.n > 1 else "task-wise"
     if groups == 1:
-        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held)
+        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held, _dearer(plan))
     return Forecast(
         f"{unit}, two passes: {_passes(objectives, plan)}, {groups} times, for a part of the "
         f"layers each time, and one more for the update",
@@ -29,11 +29,20 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     )
 
 
+def _dearer(plan: Plan) -> str:
+    """Why rows of the Jacobian take less time; empty if they do not."""
+    if plan.contributions or not plan.fallback:
+        return ""
+    return "no layer's Gramian is cheaper here than the rows of its parameters"
+
+
 def _passes(objectives: Objectives, plan: Plan) -> str:
     if objectives.n == 1 or not plan.contributions:
         return f"a backward pass for each of {objectives.m} objectives"
     passes = "one backward pass" if objectives.k == 1 else f"{objectives.k} backward passes"
-    fallback = (
-        f", and one for each because of {len(plan.fallback)} parameters" if plan.fallback else ""
-    )
-    return f"{passes} for all {objectives.m} objectives{fallback}"
+    found = f"{passes} for all {objectives.m} objectives"
+    if plan.fallback:
+        found += f", and one for each because of {len(plan.fallback)} parameters"
+    if plan.slow:
+        found += f"; without a rule, and so an instance at a time: {', '.join(plan.slow)}"
+    return found

@@ -26,9 +26,9 @@ from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.factors import Factors, Rows, combined
 from jd_plugin_autogram.factors.base import multiplied
 from jd_plugin_autogram.forecast import forecast_of
+from jd_plugin_autogram.joining import Reached, factors_of
 from jd_plugin_autogram.objectives import Objectives, differentiated
 from jd_plugin_autogram.plan import Plan, make_plan, sketch_plan
-from jd_plugin_autogram.rules import NotRepeatableError
 
 if TYPE_CHECKING:
     from jd_plugin_autogram.engine import Autogram
@@ -151,7 +151,7 @@ class AutogramLinearization(Linearization):
 
     def forecast(self) -> Forecast:
         """See :meth:`jdframework.linearization.Linearization.forecast`."""
-        plan = sketch_plan(self.objectives, self.dependencies, self._parameters)
+        plan = sketch_plan(self.objectives, self.dependencies, self._parameters, self._engine.cache)
         return forecast_of(self.objectives, plan, self._size)
 
     def close(self) -> None:
@@ -276,27 +276,15 @@ class AutogramLinearization(Linearization):
         contributions = [plan.contributions[i] for i in group]
         edges = [edge for contribution in contributions for edge in contribution.edges]
         found, rows = objectives.of_outputs(edges, retain_graph, fallback)
+        left = iter(found)
+        reached = [
+            Reached(contribution, [next(left) for _ in contribution.edges], plan.layouts[number])
+            for number, contribution in zip(group, contributions, strict=True)
+        ]
+        reached = [each for each in reached if any(g is not None for g in each.gradients)]
         by_parameter: dict[int, list[Factors]] = {}
-        lost: dict[int, nn.Parameter] = {}
-        for number, contribution in zip(group, contributions, strict=True):
-            own = [found.pop(0) for _ in contribution.edges]
-            if all(gradient is None for gradient in own):
-                continue
-            try:
-                found_here = contribution.factors(own, plan.layouts[number])
-            except NotRepeatableError:
-                lost |= {id(p): p for p in contribution.wanted}
-                self._engine.recorder.distrust(contribution.layer)
-                continue
-            for factor in found_here:
-                by_parameter.setdefault(id(factor.parameter), []).append(factor)
-        for parameter in lost.values():
-            by_parameter.pop(id(parameter), None)
-        if lost:
-            # The graph is still there, where a layer is run again.
-            again = [*lost.values()]
-            rows = [*rows, *objectives.of_parameters(again, retain_graph=True)]
-            fallback = [*fallback, *again]
+        for factor in factors_of(reached):
+            by_parameter.setdefault(id(factor.parameter), []).append(factor)
         factors = [factor for several in by_parameter.values() for factor in combined(several)]
         return [*factors, *_as_rows(fallback, rows)]
 

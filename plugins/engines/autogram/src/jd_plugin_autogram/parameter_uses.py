@@ -150,7 +150,7 @@ def _part(child: tuple[Node | None, int]) -> Part | None:
         if kind == "torch::autograd::AccumulateGrad":
             return _whole_or_rows(node, transposed, start, stop)
         step = node.next_functions[0] if node.next_functions else (None, 0)
-        if kind == "TBackward0":
+        if _is_transpose(node, kind):
             if stop is not None:
                 return None
             transposed = not transposed
@@ -163,6 +163,15 @@ def _part(child: tuple[Node | None, int]) -> Part | None:
             return None
         node, output = step
     return None
+
+
+def _is_transpose(node: Any, kind: str) -> bool:
+    """Whether it exchanges the two dimensions of a matrix, however that was written."""
+    if kind == "TBackward0":
+        return True
+    if kind == "PermuteBackward0":
+        return [dim % 2**64 for dim in node._saved_dims] in ([1, 0], [2**64 - 1, 2**64 - 2])
+    return kind == "TransposeBackward0" and len(node._input_metadata[0].shape) == 2
 
 
 def _whole_or_rows(node: Any, transposed: bool, start: int, stop: int | None) -> Part | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 from jdframework.autograd.graph import place_of
 from jdframework.errors import UnsupportedModelError
 
-from jd_plugin_autogram.batch_axis import batch_axis_key
+from jd_plugin_autogram.batch_axis import AxisKey, batch_axis_key
 from jd_plugin_autogram.contributions import (
     BroadcastContribution,
     CallContribution,
@@ -21,8 +21,10 @@ from jd_plugin_autogram.contributions import (
 from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances, Objectives
-from jd_plugin_autogram.probe_cache import ProbeCache, Separated, Where
-from jd_plugin_autogram.separation import Separation, Separations
+from jd_plugin_autogram.probe_cache import ProbeCache, Where
+from jd_plugin_autogram.recording import Call
+from jd_plugin_autogram.selection import selection
+from jd_plugin_autogram.separation import Separation, Separations, slow_operations
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Plan:
     """Parameters whose rows take one pass for each objective."""
     axis_key: Hashable | None = "whole"
     """What batches have in common whose instances lie alike; None if it is this one's alone."""
+    slow: tuple[str, ...] = ()
+    """The operations that are differentiated an instance at a time."""
 
     def groups(self, passes: int, size: int) -> list[list[int]]:
         """The contributions, in groups whose gradients fit into memory; one, if all of them do.
@@ -90,7 +94,7 @@ def _plan_of_instances(
     contributions = _contributions(dependencies, {id(p) for p in parameters} - fallback.keys())
     before = cache.separated(dependencies.names)
     pairs = enumerate(dependencies.numbered)
-    nodes = [node for number, node in pairs if number not in before.below]
+    nodes = [node for number, node in pairs if before is None or number not in before.below]
     axis_key = batch_axis_key(nodes, objectives.n)
     layouts = _layouts(objectives, contributions, dependencies, cache, axis_key)
     pairs_of_layouts = list(zip(contributions, layouts, strict=True))
@@ -103,46 +107,59 @@ def _plan_of_instances(
         loose |= {id(p): p for p in use.wanted}
         for p in use.wanted:
             starts.setdefault(id(p), []).extend(use.places)
-    separation = None
+    separations: list[Separation] = []
     if starts:
-        search = Separations(objectives, dependencies, _counted([use for use, _ in kept]))
-        meetings = search.find(starts, before.meetings)
-        fallback |= {number: loose[number] for number in starts if number not in meetings}
-        if meetings:
-            every = list(dict.fromkeys(m for own in meetings.values() for m in own))
-            separation = Separation(every, [loose[number] for number in meetings])
-            if search.are_certain:
-                found = Separated(search.to_remember(every), search.below(every))
+        search = Separations(
+            objectives, dependencies, starts, _counted([use for use, _ in kept], starts)
+        )
+        if before is None or not search.recall(before):
+            search.search()
+            found = search.to_remember(cache.searched(dependencies.names))
+            if found is not None:
                 cache.remember_separated(dependencies.names, found)
-    if contributions and not kept and (separation is None or not separation.of_shared):
-        _refuse_mixed(lost)
+        for meetings, numbers in search.allowed().items():
+            separations.append(Separation(meetings, [loose.pop(i) for i in numbers]))
+        fallback |= loose
+    if contributions and not kept and not (separations and all(s.of_shared for s in separations)):
+        _refuse_mixed(lost, dependencies.nodes, objectives.n)
     left = _without([use for use, _ in kept], fallback)
     places = [own for use, own in kept if use.wanted]
-    if separation is not None:
-        return Plan(
-            [*left, separation], [*places, separation.layouts], list(fallback.values()), axis_key
-        )
-    return Plan(left, places, list(fallback.values()), axis_key)
+    return Plan(
+        [*left, *separations],
+        [*places, *(separation.layouts for separation in separations)],
+        list(fallback.values()),
+        axis_key,
+        slow_operations(m for separation in separations for m in separation.meetings),
+    )
 
 
-def _counted(contributions: Sequence[Contribution]) -> dict[int, set[Node]]:
-    """By a parameter's identity, the nodes at whose outputs its uses are counted."""
+def _counted(contributions: Sequence[Contribution], wanted: Container[int]) -> dict[int, set[Node]]:
+    """By a wanted parameter's identity, the nodes at whose outputs its uses are counted."""
     found: dict[int, set[Node]] = {}
     for contribution in contributions:
         for p in contribution.wanted:
-            found.setdefault(id(p), set()).update(contribution.nodes)
+            if id(p) in wanted:
+                found.setdefault(id(p), set()).update(contribution.nodes)
     return found
 
 
-def _refuse_mixed(lost: Sequence[Contribution]) -> None:
+def _refuse_mixed(lost: Sequence[Contribution], nodes: Iterable[Node], n: int) -> None:
     """Refuses losses of which none depends on just its own instance, as far as layers tell."""
     mixed = next((use for use in lost if isinstance(use, CallContribution)), None)
-    if mixed is not None:
+    if mixed is None:
+        return
+    picking = selection(nodes, n)
+    if picking is not None:
         raise UnsupportedModelError(
-            f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
-            f"instances: a loss does not depend on just its own instance, or the instances' order "
-            f"changes on the way; use batch_dim=None, or engine='autojac'"
+            f"the losses are those of some instances of the batch, picked by a mask or an index "
+            f"({picking.name()}): give the losses of all, torch.where(mask, losses, 0), or use "
+            f"batch_dim=None, or engine='autojac'"
         )
+    raise UnsupportedModelError(
+        f"the gradient at the layer {type(mixed.call.layer).__name__} does not fall apart into "
+        f"instances: a loss does not depend on just its own instance, or the instances' order "
+        f"changes on the way; use batch_dim=None, or engine='autojac'"
+    )
 
 
 def _without(
@@ -163,16 +180,28 @@ def _fallback(
 
 
 def sketch_plan(
-    objectives: Objectives, dependencies: Dependencies, parameters: Sequence[nn.Parameter]
+    objectives: Objectives,
+    dependencies: Dependencies,
+    parameters: Sequence[nn.Parameter],
+    cache: ProbeCache,
 ) -> Plan:
-    """What the graph alone tells of the plan, before any backward pass: no layouts.
+    """What the graph and earlier steps tell of the plan, before any backward pass: no layouts.
 
     :param objectives: What is differentiated.
     :param dependencies: What they depend on.
     :param parameters: Those that count.
+    :param cache: What was found before.
     """
     contributions, fallback = _divided(objectives, dependencies, parameters)
-    return Plan(_without(contributions, fallback), [], list(fallback.values()))
+    slow: tuple[str, ...] = ()
+    if objectives.n > 1:
+        loose = list(_fallback(dependencies.unrecognised, parameters).items())
+        known = cache.separated(dependencies.names)
+        slow = () if known is None else known.slow
+        for place, (number, _) in enumerate(loose):
+            if known is None or known.meetings[place] is not None:
+                fallback.pop(number, None)
+    return Plan(_without(contributions, fallback), [], list(fallback.values()), slow=slow)
 
 
 def _divided(
@@ -192,10 +221,10 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
     """One for each use of a parameter that is wanted."""
     contributions: list[Contribution] = []
     for call, edges in dependencies.calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [CallContribution(call, edges, own)] if own else []
     for call, broadcast in dependencies.broadcast_calls:
-        own = [p for p in call.layer.parameters() if p.requires_grad and id(p) in wanted]
+        own = _wanted(call, wanted)
         contributions += [BroadcastContribution(broadcast, call, own)] if own else []
     contributions += [
         ParameterUseContribution(use)
@@ -205,12 +234,17 @@ def _contributions(dependencies: Dependencies, wanted: set[int]) -> list[Contrib
     return contributions
 
 
+def _wanted(call: Call, wanted: Set[int]) -> list[nn.Parameter]:
+    parameters = (p for p in call.state.values() if isinstance(p, nn.Parameter))
+    return [p for p in parameters if p.requires_grad and id(p) in wanted]
+
+
 def _layouts(
     objectives: Instances,
     contributions: Sequence[Contribution],
     dependencies: Dependencies,
     cache: ProbeCache,
-    axis_key: Hashable | None,
+    axis_key: AxisKey | None,
 ) -> list[list[Layout | None]]:
     """Per contribution and output; None where its gradient does not fall apart into instances."""
     kind = (
@@ -224,7 +258,10 @@ def _layouts(
         return found
     options = _agreeing(objectives, contributions)
     if axis_key is not None and all(len(agreeing) <= 1 for own in options for agreeing in own):
-        cache.remember(kind, _places(contributions, options))
+        found_places = _places(contributions, options)
+        first = all(place is None or place[0] == 0 for place in found_places)
+        if first or not axis_key.leading:
+            cache.remember(kind, found_places)
     return [[agreeing[0] if agreeing else None for agreeing in own] for own in options]
 
 
@@ -284,13 +321,23 @@ def _remembered(
 
 
 def _clusters(contributions: Sequence[Contribution]) -> list[list[int]]:
-    """The contributions' numbers; those that share a parameter are together."""
-    clusters: dict[int, list[int]] = {}
+    """The contributions' numbers; those that share a parameter are together.
+
+    A loop may call one layer thousands of times, so that this takes no more than linear time.
+    """
+    earlier = list(range(len(contributions)))
+
+    def first(number: int) -> int:
+        while earlier[number] != number:
+            earlier[number] = number = earlier[earlier[number]]
+        return number
+
     of_parameter: dict[int, int] = {}
     for number, contribution in enumerate(contributions):
-        met = {of_parameter[id(p)] for p in contribution.wanted if id(p) in of_parameter}
-        together = [i for name in met for i in clusters.pop(name)]
-        clusters[number] = sorted([*together, number])
-        for i in clusters[number]:
-            of_parameter |= {id(p): number for p in contributions[i].wanted}
+        for parameter in contribution.wanted:
+            one, other = first(of_parameter.setdefault(id(parameter), number)), first(number)
+            earlier[max(one, other)] = min(one, other)
+    clusters: dict[int, list[int]] = {}
+    for number in range(len(contributions)):
+        clusters.setdefault(first(number), []).append(number)
     return list(clusters.values())

@@ -9,9 +9,11 @@ from typing import Any, Final, TypeAlias
 Where: TypeAlias = "tuple[int, bool | None] | None"
 """The dimension along which instances lie, and whether the instance is the faster index of it, if
 that is known; None where they lie nowhere."""
-Remembered: TypeAlias = "tuple[tuple[int, int, int, bool | None], ...]"
-"""Per meeting: the numbers of the node and of its output, the dimension along which the instances
+Record: TypeAlias = "tuple[int, int, int, bool | None]"
+"""Of a meeting: the numbers of the node and of its output, the dimension along which the instances
 lie in it, and whether they are the faster index of it, if that is known."""
+Remembered: TypeAlias = "tuple[tuple[Record, ...] | None, ...]"
+"""For each parameter that was looked at, its meetings; None if it has a path without."""
 _KINDS: Final = 64
 """How many kinds of graphs are remembered."""
 
@@ -20,8 +22,12 @@ _KINDS: Final = 64
 class Separated:
     """Where, on a kind of graph, what instances share meets what they do not."""
 
-    meetings: Remembered | None
-    """None if that is not known."""
+    starts: tuple[tuple[int, ...], ...]
+    """For each parameter that was looked at, the numbers of the nodes where the search began."""
+    meetings: Remembered
+    """Where they meet."""
+    slow: tuple[str, ...]
+    """The operations there that have no rule."""
     below: frozenset[int]
     """The numbers of the nodes that make what is shared."""
 
@@ -34,6 +40,7 @@ class ProbeCache:
         self._trusted: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, int] = {}
         self._separated: dict[Hashable, Separated] = {}
+        self._searches: dict[Hashable, int] = {}
 
     def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
         """A copy has seen nothing."""
@@ -48,14 +55,20 @@ class ProbeCache:
         self._places[kind] = places
         _forget_oldest(self._places)
 
-    def separated(self, names: Hashable) -> Separated:
+    def separated(self, names: Hashable) -> Separated | None:
         """Where shared tensors meet instances on a graph with nodes of these names."""
-        return self._separated.get(names, Separated(None, frozenset()))
+        return self._separated.get(names)
 
     def remember_separated(self, names: Hashable, found: Separated) -> None:
         """For :meth:`separated`."""
         self._separated[names] = found
         _forget_oldest(self._separated)
+
+    def searched(self, names: Hashable) -> int:
+        """Counts the searches on graphs with nodes of these names, this one included."""
+        self._searches[names] = self._searches.get(names, 0) + 1
+        _forget_oldest(self._searches)
+        return self._searches[names]
 
     def is_trusted(self, kind: Hashable) -> bool:
         """Whether this step needs no check of its Gramian.

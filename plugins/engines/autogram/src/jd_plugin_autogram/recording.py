@@ -19,16 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from jd_plugin_autogram.layer_state import (
-    Snapshot,
-    are_same,
-    random_states,
-    snapshot,
-    tensors_of,
-    versions,
-)
-
 _KEY: Final = "jdframework.autogram"
+_USED_UP: Final = "jdframework.used_up"
+"""Marks the operations of a graph whose backward pass has been taken, and is not to be again."""
+_SCRIPTING: Final = "__prepare_scriptable__"
+"""What torch.jit.script calls on every module that it is about to compile."""
 _identities: Final = itertools.count()
 
 
@@ -46,15 +41,8 @@ class Call:
     """How many tensors it returned."""
     input_edges: list[GradientEdge]
     """Where the arguments that require gradients stood in the graph."""
-    repeatable: bool
-    """Whether it drew no random numbers, left all that the layer holds as it was, and used no
-    tensors but its arguments and the layer's own."""
     nested: bool
     """Whether one of its outputs was computed from another."""
-    found: list[Tensor] = field(default_factory=list)
-    """The outputs, detached, of a layer that is run again."""
-    held: Snapshot | None = None
-    """What the layer held after the call, if it is run again."""
     training: bool = field(init=False)
     """Whether the layer was in training mode."""
     state: dict[str, Tensor] = field(init=False)
@@ -62,34 +50,26 @@ class Call:
 
     def __post_init__(self) -> None:
         self.training = self.layer.training
-        self.state = tensors_of(self.layer)
-        self._argument_versions = versions(self.tensors)
-        self._state_versions = versions(self.state.values())
-        self._output_versions = versions(self.found)
+        self.state = _tensors_of(self.layer)
+        self._argument_versions = _versions(self.tensors)
+        self._state_versions = _versions(self.state.values())
 
     @property
     def arguments_changed(self) -> bool:
         """Whether an argument was changed in place since the call."""
-        return self._argument_versions != versions(self.tensors)
-
-    @property
-    def outputs_changed(self) -> bool:
-        """Whether an output was changed in place since the call."""
-        return self._output_versions != versions(self.found)
+        return self._argument_versions != _versions(self.tensors)
 
     @property
     def state_changed(self) -> bool:
         """Whether the layer has, since the call, got other parameters or buffers or values."""
-        if self.held is not None and not self.held.is_same_as(snapshot(self.layer)):
-            return True
-        now = tensors_of(self.layer)
+        now = _tensors_of(self.layer)
         same = now.keys() == self.state.keys() and all(now[k] is t for k, t in self.state.items())
-        return not same or self._state_versions != versions(now.values())
+        return not same or self._state_versions != _versions(now.values())
 
     @property
     def parameters_replaced(self) -> bool:
         """Whether the call used other parameters than those that the layer has now."""
-        now = tensors_of(self.layer)
+        now = _tensors_of(self.layer)
         return any(
             tensor is not now.get(name)
             for name, tensor in self.state.items()
@@ -100,43 +80,41 @@ class Call:
 class Recorder:
     """Attaches records to the graph while it lives.
 
-    :param layers: The modules whose calls are recorded; those that map to True are watched for
-        random numbers and changes of their own state.
+    :param layers: The modules whose calls are recorded.
     """
 
-    def __init__(self, layers: Mapping[nn.Module, bool]) -> None:
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
         self._identity = next(_identities)
-        self._before: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
-        self._unrepeatable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._watched = {id(layer) for layer, watched in layers.items() if watched}
-        after, before = _After(self), _Before(self)
+        self._after = _After(self)
         self._handles: list[Any] = []
-        for layer, watched in layers.items():
-            if watched:
-                self._handles.append(layer.register_forward_pre_hook(before))
-            # Ahead of the user's own hooks, which may change the output.
-            handle = layer.register_forward_hook(after, with_kwargs=True, prepend=True)
-            self._handles.append(handle)
+        self._unwatched: list[weakref.ref[nn.Module]] = []
+        for layer in layers:
+            self._watch(layer)
 
-    def distrust(self, layer: nn.Module | None) -> None:
-        """From now on, the layer's calls are taken for such that cannot be repeated.
+    def _watch(self, layer: nn.Module) -> None:
+        # Ahead of the user's own hooks, which may change the output.
+        handle = layer.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+        self._handles.append((handle, weakref.ref(layer)))
+        vars(layer)[_SCRIPTING] = _BeforeScripting(layer)
 
-        :param layer: One that gave something else when it was run again.
+    def leave(self, layer: nn.Module) -> None:
+        """Remembers a layer that the hook has been taken off, until :meth:`come_back`.
+
+        :param layer: One that torch.jit.script is about to compile.
         """
-        if layer is not None:
-            self._unrepeatable.add(layer)
+        self._unwatched.append(weakref.ref(layer))
 
-    def watch(self, layer: nn.Module) -> None:
-        """Remembers what a repeatable call leaves as it is."""
-        self._watched.add(id(layer))  # a copy's layers make themselves known
-        if torch.is_grad_enabled() and layer not in self._unrepeatable:
-            self._before[layer] = snapshot(layer), random_states()
+    def come_back(self) -> None:
+        """Puts the hooks back on layers that have been compiled meanwhile."""
+        while self._unwatched:
+            layer = self._unwatched.pop()()
+            if layer is not None:
+                self._watch(layer)
 
     def record(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         """Remembers one call, if something can be differentiated through it."""
-        before = self._before.pop(layer, None)
         if not torch.is_grad_enabled() or _is_inert(layer):
             return
         outputs = _tensors(output)
@@ -146,17 +124,6 @@ class Recorder:
         detached, named = _detached(args, kwargs)
         edges = [get_gradient_edge(tensor) for tensor in given if tensor.requires_grad]
         made = {i: get_gradient_edge(t) for i, t in enumerate(outputs) if t.requires_grad}
-        repeatable, nested = True, False
-        rerun: list[Tensor] = []
-        after: Snapshot | None = None
-        if id(layer) in self._watched or len(made) > 1:
-            inside = _Inside(edges, made.values())
-            nested = inside.is_nested
-            if id(layer) in self._watched:
-                own = {id(parameter) for parameter in layer.parameters()}
-                after = None if before is None else snapshot(layer)
-                rerun = [tensor.detach() for tensor in outputs]
-                repeatable = inside.leaves <= own and _is_as_before(before, after)
         call = Call(
             layer,
             detached,
@@ -164,10 +131,7 @@ class Recorder:
             _tensors((detached, named)),
             len(outputs),
             edges,
-            repeatable,
-            nested,
-            rerun,
-            after,
+            len(made) > 1 and _is_nested(edges, made.values()),
         )
         for position, edge in made.items():
             places = _metadata(edge.node).setdefault(_KEY, {})
@@ -179,29 +143,56 @@ class Recorder:
         return found
 
     def forget(self, nodes: Iterable[Node]) -> None:
-        """Frees the records of a graph that has been used up."""
+        """Frees the records of a graph that has been used up, and marks it."""
         for node in nodes:
-            records = _metadata(node).get(_KEY)
+            metadata = _metadata(node)
+            if node.next_functions:  # leaves belong to other graphs, too
+                metadata[_USED_UP] = True
+            records = metadata.get(_KEY)
             if records:
                 for place in [place for place in records if place[0] == self._identity]:
                     del records[place]
+
+    def check_unused(self, node: Node) -> None:
+        """Refuses an operation through which a backward pass has been taken that kept no graph.
+
+        Torch does, too, but it has freed only what its pass went through: not what the engine has
+        kept for a check, nor what layers' rules have spared it.
+
+        :param node: Any.
+        :raises RuntimeError: if it has saved tensors, as in torch.
+        """
+        if _USED_UP in _metadata(node) and _saves_tensors(node):
+            raise RuntimeError(
+                f"trying to go backward a second time through a graph ({node.name()}) that the "
+                f"first backward call has freed: write backward(losses, retain_graph=True) there, "
+                f"or compute the losses anew"
+            )
 
     def close(self, modules: Iterable[nn.Module] = ()) -> None:
         """Takes the hooks off the layers.
 
         :param modules: Where a copy finds them: it has no handles.
         """
-        for handle in self._handles:
+        for handle, layer in self._handles:
             handle.remove()
-        self._handles = []
+            _forget_scripting(layer())
+        self._handles, self._unwatched = [], []
         for layer in (layer for module in modules for layer in module.modules()):
-            for hook in [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]:
-                if isinstance(hook, _Hook) and hook.recorder is self:
+            for hook in _hooks_on(layer):
+                if hook.recorder is self:
                     hook.remove_from(layer)
 
-    def __reduce__(self) -> tuple[type[Recorder], tuple[dict[nn.Module, bool]]]:
+    def __reduce__(self) -> tuple[type[Recorder], tuple[tuple[nn.Module, ...]]]:
         """A copy records for the hooks that are copied with it, and has seen nothing yet."""
-        return type(self), ({},)
+        return type(self), ((),)
+
+
+def _saves_tensors(node: Node) -> bool:
+    """Whether a backward pass that keeps no graph frees something of the operation."""
+    return bool(getattr(node, "saved_tensors", ())) or any(
+        name.startswith("_raw_saved") for name in dir(node)
+    )
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
@@ -234,7 +225,7 @@ def _are_tensors(things: Any) -> bool:
 
 
 def _is_inert(layer: nn.Module) -> bool:
-    return not any(tensor.requires_grad for tensor in tensors_of(layer).values())
+    return not any(tensor.requires_grad for tensor in _tensors_of(layer).values())
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -242,41 +233,40 @@ def _is_transformed(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def _is_as_before(before: tuple[Snapshot, list[Any]] | None, after: Snapshot | None) -> bool:
-    """Whether a call has changed nothing that its layer holds, nor drawn random numbers."""
-    if before is None or after is None or not before[0].is_same_as(after):
-        return False
-    return are_same(before[1], random_states())
+def _tensors_of(layer: nn.Module) -> dict[str, Tensor]:
+    """The layer's parameters and buffers by name."""
+    if layer._modules:
+        return dict(itertools.chain(layer.named_parameters(), layer.named_buffers()))
+    own = itertools.chain(layer._parameters.items(), layer._buffers.items())
+    return {name: tensor for name, tensor in own if tensor is not None}
 
 
-class _Inside:
-    """The part of the graph that one call has made.
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each tensor was changed in place."""
+    return [tensor._version for tensor in tensors]
+
+
+def _is_nested(given: Iterable[GradientEdge], made: Iterable[GradientEdge]) -> bool:
+    """Whether, in the part of the graph that a call made, one output was computed from another.
 
     :param given: Where its arguments stand.
     :param made: Where its outputs stand.
     """
-
-    def __init__(self, given: Iterable[GradientEdge], made: Iterable[GradientEdge]) -> None:
-        ends = {(edge.node, edge.output_nr) for edge in given}
-        places = {(edge.node, edge.output_nr) for edge in made}
-        pending = [place for place in places if place not in ends]
-        seen: set[Node] = set()
-        self.leaves: set[int] = set()
-        """The identities of the leaf tensors that the call used without being given them."""
-        self.is_nested = False
-        """Whether one of the outputs was computed from another."""
-        while pending:
-            node, _ = pending.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if isinstance(leaf, Tensor):
-                self.leaves.add(id(leaf))
-            for child, index in node.next_functions:
-                if child is not None and (child, index) not in ends:
-                    self.is_nested |= (child, index) in places
-                    pending.append((child, index))
+    ends = {(edge.node, edge.output_nr) for edge in given}
+    places = {(edge.node, edge.output_nr) for edge in made}
+    pending = [node for node, output in places if (node, output) not in ends]
+    seen: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for child in node.next_functions:
+            if child[0] is not None and child not in ends:
+                if child in places:
+                    return True
+                pending.append(child[0])
+    return False
 
 
 class _Hook:
@@ -300,11 +290,11 @@ class _Hook:
         """Takes it off a layer; not while torch.compile traces."""
         if torch.compiler.is_compiling():
             return
-        registries: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
-        for hooks in registries:
-            for number in [number for number, hook in hooks.items() if hook is self]:
-                del hooks[number]
-                layer._forward_hooks_with_kwargs.pop(number, None)
+        hooks: dict[int, Any] = layer._forward_hooks
+        for number in [number for number, hook in hooks.items() if hook is self]:
+            del hooks[number]
+            layer._forward_hooks_with_kwargs.pop(number, None)
+        _forget_scripting(layer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return type(self)(copy.deepcopy(self.recorder, memo))
@@ -319,18 +309,9 @@ class _Hook:
         :raises AttributeError: always, with what to do.
         """
         raise AttributeError(
-            "torch.jit.script cannot compile a model that autogram watches: call close() on its "
-            "Descent or engine first, or script the model before they are made"
+            "torch.jit cannot compile a hook of autogram: compile by torch.jit.script, which "
+            "takes it off first, or call close() on the Descent or engine"
         )
-
-
-class _Before(_Hook):
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        recorder = self.recorder
-        if recorder is not None:
-            recorder.watch(layer)
-        else:
-            self.remove_from(layer)
 
 
 class _After(_Hook):
@@ -342,3 +323,50 @@ class _After(_Hook):
             recorder.record(layer, args, kwargs, output)
         else:
             self.remove_from(layer)
+
+
+class _BeforeScripting:
+    """Takes all hooks off a layer before torch.jit.script compiles it, which knows no such hooks.
+
+    The next step puts them back; a forward pass that has run until then is differentiated by its
+    operations alone.
+
+    :param layer: The layer, which this does not keep alive.
+    """
+
+    def __init__(self, layer: nn.Module | None) -> None:
+        self._layer = None if layer is None else weakref.ref(layer)
+
+    @property
+    def layer(self) -> nn.Module | None:
+        """The layer, if it lives."""
+        return None if self._layer is None else self._layer()
+
+    def __call__(self) -> nn.Module | None:
+        """Gives the layer, as torch.jit.script expects."""
+        layer = self.layer
+        if layer is None:
+            return None
+        for hook in _hooks_on(layer):
+            recorder = hook.recorder
+            hook.remove_from(layer)
+            if recorder is not None:
+                recorder.leave(layer)
+        return layer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BeforeScripting:
+        return type(self)(copy.deepcopy(self.layer, memo))
+
+    def __reduce__(self) -> tuple[type[_BeforeScripting], tuple[nn.Module | None]]:
+        return type(self), (self.layer,)
+
+
+def _forget_scripting(layer: nn.Module | None) -> None:
+    """Leaves nothing on a layer that has no hooks any more."""
+    if layer is not None and not _hooks_on(layer):
+        vars(layer).pop(_SCRIPTING, None)
+
+
+def _hooks_on(layer: nn.Module) -> list[_Hook]:
+    hooks: list[Any] = list(layer._forward_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, _Hook)]

@@ -10,9 +10,9 @@ parameter. That is exact wherever the paths are cut, as long as every path is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -29,13 +29,15 @@ from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout, agrees, candidates
 from jd_plugin_autogram.objectives import Instances
 from jd_plugin_autogram.operations import TensorUse, operation_for
-from jd_plugin_autogram.probe_cache import Remembered
+from jd_plugin_autogram.probe_cache import Record, Separated
 from jd_plugin_autogram.recording import Call
 
 _DEPTHS: Final = (4, 16, 64)
 """How many operations away from the parameters meetings are looked for, round by round."""
 _BATCHED: Final = 8
 """From how many rows on they go through a transformation together."""
+_PATIENCE: Final = 3
+"""How many times meetings are looked for on a kind of graph while gradients are zero."""
 _LARGEST: Final = 2**27
 """How many numbers the rows of shared tensors may be, at most."""
 
@@ -61,7 +63,7 @@ class Separation(Contribution):
 
     def __init__(self, meetings: Sequence[Meeting], wanted: Sequence[nn.Parameter]) -> None:
         super().__init__([meeting.output for meeting in meetings], wanted)
-        self._meetings = meetings
+        self.meetings = meetings
         self.layouts = [meeting.layout for meeting in meetings]
 
     @property
@@ -69,7 +71,7 @@ class Separation(Contribution):
         """Whether all that comes in is smaller than what goes out, as what instances share is."""
         return all(
             math.prod(_shape(m.shared)) < math.prod(shape)
-            for m, shape in zip(self._meetings, self.shapes, strict=True)
+            for m, shape in zip(self.meetings, self.shapes, strict=True)
         )
 
     @property
@@ -92,7 +94,7 @@ class Separation(Contribution):
         leaves = {id(p): p for p in self.wanted}
         found: list[Factors] = []
         rows: dict[Place, Tensor] = {}
-        for meeting, gradient, layout in zip(self._meetings, gradients, layouts, strict=True):
+        for meeting, gradient, layout in zip(self.meetings, gradients, layouts, strict=True):
             if gradient is None:
                 continue
             place = meeting.shared
@@ -185,102 +187,162 @@ def _vector_jacobian_products(
     return [stacked(column) for column in zip(*found, strict=True)]
 
 
-_Cuts: TypeAlias = dict[int, list[Meeting] | None]
-"""By a parameter's identity, the meetings that cut its paths; None if not all are cut."""
-
-
 class Separations:
     """Looks for the meetings of parameters that no layer's rule and no single operation serves.
 
     :param objectives: What is differentiated.
     :param dependencies: What they depend on.
+    :param starts: By a parameter's identity, its place, or those of what was made of it.
     :param taken: By a parameter's identity, the nodes where other uses of it are counted: they may
         not lie on the way back.
     """
 
     def __init__(
-        self, objectives: Instances, dependencies: Dependencies, taken: Mapping[int, Set[Node]]
+        self,
+        objectives: Instances,
+        dependencies: Dependencies,
+        starts: Mapping[int, Sequence[Place]],
+        taken: Mapping[int, Set[Node]],
     ) -> None:
-        self._objectives, self._dependencies, self._taken = objectives, dependencies, taken
+        self._objectives, self._dependencies = objectives, dependencies
+        self._starts, self._taken = starts, taken
         self._layouts: dict[Place, Layout | None] = {}
-        self._known: dict[tuple[Place, Place], Meeting] = {}
-        self.are_certain = True
-        """Whether they lie alike in the next batch, as far as this batch's gradients tell."""
+        self._uncertain: set[Place] = set()
+        self._meets_zeros = False
+        self._meetings: dict[tuple[Place, Place], Meeting] = {}
+        self._found: dict[int, list[Meeting]] = {}
 
-    def find(
-        self, starts: Mapping[int, Sequence[Place]], known: Remembered | None
-    ) -> dict[int, list[Meeting]]:
-        """The meetings that cut all paths from the places of each parameter to the losses.
+    def recall(self, known: Separated) -> bool:
+        """Takes what an earlier search on the same kind of graph has found; False if it cannot."""
+        numbered, starts = self._dependencies.numbered, self._starts.values()
+        before = [[numbered[i] for i in own] for own in known.starts]
+        if before != [[node for node, _ in own] for own in starts]:
+            return False
+        for (number, places), own in zip(self._starts.items(), known.meetings, strict=True):
+            layouts = None if own is None else self._layouts_of(own)
+            if layouts is None:
+                if own is not None:
+                    return False
+                continue
+            found = self._cut(places, _DEPTHS[-1], layouts.get)
+            if found is None:
+                return False
+            self._found[number] = found
+        return True
 
-        :param starts: By a parameter's identity, its place, or those of what was made of it.
-        :param known: What an earlier search on the same kind of graph has found.
-        :return: Without those parameters that have paths without a meeting.
-        """
-        if known is not None:
-            self._recall(known)
-            found = self._cuts(starts, _DEPTHS[-1])
-            if not self._crossed(found) and all(own is not None for own in found.values()):
-                return self._allowed(found)
-            self._layouts.clear()
-            self._known.clear()
-        found = {}
+    def search(self) -> None:
+        """Finds the meetings by pairs of backward passes, farther and farther from the starts."""
+        crossed: dict[int, set[Place]] = {number: set() for number in self._starts}
+
+        def layout_for(number: int) -> Callable[[Place], Layout | None]:
+            return lambda place: None if place in crossed[number] else self._layouts.get(place)
+
+        self._found.clear()
+        left = dict(self._starts)
         for depth in _DEPTHS:
-            while True:
-                self._probe(self._above([p for own in starts.values() for p in own], depth))
-                found = self._cuts(starts, depth)
-                crossed = self._crossed(found)
-                if not crossed:
-                    break
-                self._layouts.update(dict.fromkeys(crossed))
-            if all(own is not None for own in found.values()):
-                break
-        return self._allowed(found)
+            pending = list(left)
+            while pending:
+                self._probe([x for i in pending for x in self._above(i, depth, layout_for(i))])
+                again = []
+                for number in pending:
+                    own = self._cut(left[number], depth, layout_for(number))
+                    new = _crossed(own or ())
+                    if new:
+                        crossed[number] |= new
+                        again.append(number)
+                    elif own is not None:
+                        self._found[number] = own
+                pending = again
+            left = {i: places for i, places in left.items() if i not in self._found}
+        for number, taken in self._taken.items():
+            if not _below(m.shared for m in self._found.get(number, ())).isdisjoint(taken):
+                del self._found[number]
 
-    def to_remember(self, meetings: Iterable[Meeting]) -> Remembered:
-        """What :meth:`find` takes as known on another graph of the same kind."""
-        n = self._objectives.n
+    def allowed(self) -> dict[tuple[Meeting, ...], list[int]]:
+        """The parameters that have the same meetings, by these, where their rows can be held.
+
+        What is not there has paths to the losses without a meeting.
+        """
+        found: dict[tuple[Meeting, ...], list[int]] = {}
+        for number, own in self._found.items():
+            shared = {m.shared for m in own}
+            if self._objectives.m * sum(math.prod(_shape(place)) for place in shared) <= _LARGEST:
+                found.setdefault(tuple(own), []).append(number)
+        return found
+
+    def to_remember(self, searches: int) -> Separated | None:
+        """What :meth:`recall` takes on another graph of the same kind; None if that is unsure.
+
+        Where a gradient lies in more than one way by instances, another batch may show something
+        else; where it is zero, the next steps may, as a gate that was closed opens.
+
+        :param searches: How often meetings were looked for on this kind of graph.
+        """
+        every = [m for own in self._found.values() for m in own]
+        if self._meets_zeros and searches < _PATIENCE:
+            return None
+        if any((m.output.node, m.output.output_nr) in self._uncertain for m in every):
+            return None
         numbers = {node: number for number, node in enumerate(self._dependencies.numbered)}
+        meetings = tuple(
+            None
+            if (own := self._found.get(i)) is None
+            else tuple(self._record(m, numbers) for m in own)
+            for i in self._starts
+        )
+        starts = tuple(tuple(numbers[node] for node, _ in own) for own in self._starts.values())
+        below = frozenset(
+            numbers[node] for node in _below(m.shared for m in every) if node in numbers
+        )
+        return Separated(starts, meetings, slow_operations(every), below)
+
+    def _record(self, meeting: Meeting, numbers: Mapping[Node, int]) -> Record:
+        node, output = meeting.output.node, meeting.output.output_nr
+        dim, minor = meeting.layout.dim, meeting.layout.minor
+        several = _shape((node, output))[dim] > self._objectives.n
+        return numbers[node], output, dim, minor if several else None
+
+    def _layouts_of(self, records: Iterable[Record]) -> dict[Place, Layout] | None:
+        """Where instances lie at the places of records; None if this batch may differ."""
+        n = self._objectives.n
         found = {}
-        for m in meetings:
-            size = m.output.node._input_metadata[m.output.output_nr].shape[m.layout.dim]
-            place = numbers[m.output.node], m.output.output_nr
-            found[place] = (*place, m.layout.dim, m.layout.minor if size > n else None)
-        return tuple(found.values())
+        for number, output, dim, minor in records:
+            place = self._dependencies.numbered[number], output
+            size = _shape(place)[dim]
+            if size % n or (minor is None and size > n):
+                return None
+            found[place] = Layout(n, dim, bool(minor) and size > n)
+        return found
 
-    def below(self, meetings: Iterable[Meeting]) -> frozenset[int]:
-        """The numbers of the nodes that take parameters to meetings."""
-        nodes = _below(m.shared for m in meetings)
-        pairs = enumerate(self._dependencies.numbered)
-        return frozenset(number for number, node in pairs if node in nodes)
-
-    def _above(self, starts: Sequence[Place], depth: int) -> list[Place]:
-        """The outputs of everything that uses some places, so many operations away at most."""
+    def _above(
+        self, number: int, depth: int, layout: Callable[[Place], Layout | None]
+    ) -> list[Place]:
+        """The outputs of what uses a parameter, so many operations away at most, up to meetings."""
         found: dict[Place, None] = {}
-        level = list(dict.fromkeys(starts))
+        level = list(dict.fromkeys(self._starts[number]))
         for _ in range(depth):
-            level = list(
-                dict.fromkeys(
-                    output
-                    for place in level
-                    if self._layouts.get(place) is None
-                    for consumer in self._dependencies.consumers.get(place, ())
-                    for output in self._dependencies.outputs_of(consumer)
-                    if output not in found
-                )
-            )
+            level = [
+                output
+                for place in level
+                if layout(place) is None
+                for consumer in self._dependencies.consumers.get(place, ())
+                for output in self._dependencies.outputs_of(consumer)
+                if output not in found
+            ]
+            level = list(dict.fromkeys(level))
             found |= dict.fromkeys(level)
-        return [place for place in found if place not in self._layouts]
+        return list(found)
 
     def _probe(self, places: Sequence[Place]) -> None:
         """Finds out at which places the gradient falls apart, by two backward passes."""
-        if not places:
+        new = list(dict.fromkeys(place for place in places if place not in self._layouts))
+        if not new:
             return
         n = self._objectives.n
-        edges = [GradientEdge(*place) for place in places]
-        plain, scaled, factors = self._objectives.probe(edges)
-        for place, gradient, other in zip(places, plain, scaled, strict=True):
+        plain, scaled, factors = self._objectives.probe([GradientEdge(*place) for place in new])
+        for place, gradient, other in zip(new, plain, scaled, strict=True):
+            self._layouts[place] = None
             if gradient is None or other is None:
-                self._layouts[place] = None
                 continue
             shape = _shape(place)
             options = [
@@ -288,13 +350,16 @@ class Separations:
                 for layout in candidates(shape, n, range(len(shape)))
                 if agrees(layout, gradient, other, factors)
             ]
-            self.are_certain &= len(options) < 2 and bool(gradient.any())
-            self._layouts[place] = options[0] if options else None
+            if options and not bool(gradient.any()):
+                self._meets_zeros = True  # and what is multiplied by zero farther on tells nothing
+            elif options:
+                self._layouts[place] = options[0]
+                if len(options) > 1:
+                    self._uncertain.add(place)
 
-    def _cuts(self, starts: Mapping[int, Sequence[Place]], depth: int) -> _Cuts:
-        return {number: self._cut(places, depth) for number, places in starts.items()}
-
-    def _cut(self, starts: Sequence[Place], depth: int) -> list[Meeting] | None:
+    def _cut(
+        self, starts: Sequence[Place], depth: int, layout: Callable[[Place], Layout | None]
+    ) -> list[Meeting] | None:
         """The meetings; None if there are paths without, so many operations from the start."""
         found: dict[Meeting, None] = {}
         seen = dict.fromkeys(starts)
@@ -306,60 +371,44 @@ class Separations:
             for place in level:
                 for consumer in self._dependencies.consumers.get(place, ()):
                     for output in self._dependencies.outputs_of(consumer):
-                        layout = self._layouts.get(output)
-                        if layout is None and output not in seen:
+                        lies = layout(output)
+                        if lies is None and output not in seen:
                             seen[output] = None
                             following.append(output)
-                        elif layout is not None and not _is_local(consumer):
+                        elif lies is not None and not _is_local(consumer):
                             return None
-                        elif layout is not None:
-                            found[self._meeting(output, layout, place)] = None
+                        elif lies is not None:
+                            found[self._meeting(output, lies, place)] = None
             level = following
             if not level:
                 return list(found)
         return None
 
-    def _crossed(self, found: _Cuts) -> list[Place]:
-        """The meetings' outputs that lie on the way back from other meetings: no cuts of all paths.
-
-        What goes through one of them would be counted twice.
-        """
-        every = [m for own in found.values() for m in own or ()]
-        below = _below(m.shared for m in every)
-        places = ((m.output.node, m.output.output_nr) for m in every)
-        return [place for place in places if place[0] in below]
-
     def _meeting(self, output: Place, layout: Layout, shared: Place) -> Meeting:
         """The same one for the same places."""
-        known = self._known.get((output, shared))
+        known = self._meetings.get((output, shared))
         if known is None:
             use = _use(output, shared)
             use = use if use is not None and layout.dim in use.dims else None
             known = Meeting(GradientEdge(*output), layout, shared, use)
-            self._known[output, shared] = known
+            self._meetings[output, shared] = known
         return known
 
-    def _allowed(self, found: _Cuts) -> dict[int, list[Meeting]]:
-        """Those that count nothing that is counted elsewhere, and whose rows can be held."""
-        below = _below(m.shared for own in found.values() for m in own or ())
-        allowed = {}
-        for number, own in found.items():
-            if own is None or not below.isdisjoint(self._taken.get(number, ())):
-                continue
-            shared = {m.shared for m in own}
-            if self._objectives.m * sum(math.prod(_shape(place)) for place in shared) <= _LARGEST:
-                allowed[number] = own
-        return allowed
 
-    def _recall(self, known: Remembered) -> None:
-        n = self._objectives.n
-        numbered = self._dependencies.numbered
-        for number, output, dim, minor in known:
-            place = numbered[number], output
-            shape = _shape(place)
-            fits = dim < len(shape) and shape[dim] % n == 0
-            if fits and (shape[dim] == n or minor is not None):
-                self._layouts[place] = Layout(n, dim, bool(minor) and shape[dim] > n)
+def slow_operations(meetings: Iterable[Meeting]) -> tuple[str, ...]:
+    """The operations without a rule, whose own derivative is taken an instance at a time."""
+    names = {m.output.node.name() for m in meetings if m.use is None}
+    return tuple(sorted(name.rpartition("::")[2].partition("Backward")[0] for name in names))
+
+
+def _crossed(meetings: Sequence[Meeting]) -> set[Place]:
+    """The meetings' outputs that lie on the way back from other meetings: no cuts of all paths.
+
+    What goes through one of them would be counted twice.
+    """
+    below = _below(m.shared for m in meetings)
+    places = ((m.output.node, m.output.output_nr) for m in meetings)
+    return {place for place in places if place[0] in below}
 
 
 def _below(places: Iterable[Place]) -> set[Node]:

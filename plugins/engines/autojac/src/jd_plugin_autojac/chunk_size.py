@@ -34,7 +34,8 @@ def chunk_size(m: int, inputs: Sequence[Tensor], operations: frozenset[str]) -> 
     """
     if inputs[0].device.type != "cpu":
         return min(m, _GPU_CHUNK)
-    slow = any(part in operation for operation in operations for part in _SLOW_ON_CPU)
+    names = " ".join(operations)
+    slow = any(part in names for part in _SLOW_ON_CPU)
     size = sum(tensor.numel() for tensor in inputs)
     if m <= 2 or slow or size > _OVERHEAD_BOUND:
         return 1

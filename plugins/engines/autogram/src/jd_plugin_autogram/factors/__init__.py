@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jd_plugin_autogram.factors.base import Factors, Rows, by_objective
+from jd_plugin_autogram.factors.base import Factors, Rows, accumulated_in, by_objective
 from jd_plugin_autogram.factors.combining import combined
 from jd_plugin_autogram.factors.product import Bias, Product
 from jd_plugin_autogram.factors.slices import SliceFactors
@@ -15,6 +15,7 @@ __all__ = [
     "Product",
     "Rows",
     "TokenRows",
+    "accumulated_in",
     "combined",
     "by_objective",
     "scattered",

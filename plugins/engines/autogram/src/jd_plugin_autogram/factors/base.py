@@ -112,7 +112,12 @@ def multiplied(block: Float[Tensor, "m *shape"], factors: Float[Tensor, " m"]) -
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in single precision if it was in half."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(accumulated_in(tensor))
+
+
+def accumulated_in(tensor: Tensor) -> torch.dtype:
+    """The dtype in which entries of the tensor are summed: single precision at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def by_objective(block: Float[Tensor, "k n *shape"]) -> Float[Tensor, "m *shape"]:

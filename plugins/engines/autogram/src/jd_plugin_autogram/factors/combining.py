@@ -35,15 +35,15 @@ class Tied(Factors):
         return product.gramian() + self._looked_up.gramian() + across + across.T
 
     def gradient(self, weights: Float[Tensor, " m"]) -> Tensor:
-        """The sum."""
+        """``wᵀP`` of the product and of the rows that were looked up, added."""
         return self._product.gradient(weights) + self._looked_up.gradient(weights)
 
     def rows(self) -> Float[Tensor, "m *shape"]:
-        """The sum."""
+        """The rows of the product, and those that were looked up, added."""
         return self._product.rows() + self._looked_up.rows()
 
     def scale(self, factors: Float[Tensor, " m"]) -> None:
-        """Both."""
+        """Scales both parts."""
         self._product.scale(factors)
         self._looked_up.scale(factors)
 
@@ -57,6 +57,8 @@ def combined(factors: Sequence[Factors]) -> list[Factors]:
 
     Different parts of a parameter never overlap here, but a part and the whole do.
     """
+    if len(factors) == 1:
+        return [*factors]
     by_place: dict[int | None, list[Factors]] = {}
     for factor in factors:
         place = factor.start if isinstance(factor, SliceFactors) else None
@@ -86,7 +88,7 @@ def _joined(factors: Sequence[Factors]) -> Factors:
 
 
 def _added(factors: Sequence[Factors]) -> Rows:
-    """The sum of the rows."""
+    """Factors that are added as rows, for they have no other form in common."""
     total = factors[0].rows()
     for factor in factors[1:]:
         total = total + factor.rows()

@@ -90,11 +90,13 @@ class Convolved(Factors):
         """``wᵀP`` of the rows that were kept, or one ordinary weight gradient."""
         if self._kept is not None:
             return weighted_sum(weights, self._kept)
-        k, n = self.gradients.shape[:2]
-        factors = weights.to(self.gradients.dtype).reshape(n, k).T
-        factors = factors.reshape(k, n, *(1,) * (self.gradients.ndim - 2))
-        weighted = (self.gradients * factors).sum(0)
-        return self._weight_gradient(self.inputs.flatten(0, 1), weighted.flatten(0, 1), 1)
+        # In half precision, weights would be rounded as coarsely as what they are multiplied by.
+        gradients, inputs = at_least_float32(self.gradients), at_least_float32(self.inputs)
+        k, n = gradients.shape[:2]
+        factors = weights.to(gradients.dtype).reshape(n, k).T
+        factors = factors.reshape(k, n, *(1,) * (gradients.ndim - 2))
+        weighted = (gradients * factors).sum(0)
+        return self._weight_gradient(inputs.flatten(0, 1), weighted.flatten(0, 1), 1)
 
     def rows(self) -> Float[Tensor, "m *shape"]:
         """``Σ_t B_t A_tᵀ``."""

@@ -14,6 +14,7 @@ from jdframework.linalg.products import products
 from jd_plugin_autogram.cost import ghost_is_cheaper
 from jd_plugin_autogram.factors.base import (
     Factors,
+    accumulated_in,
     at_least_float32,
     by_objective,
     gram,
@@ -92,12 +93,14 @@ class Product(Factors):
         if self._kept is not None:
             return weighted_sum(weights, self._kept)
         k, n, _, d, p = self.sizes
-        factors = weights.to(self.gradients.dtype).reshape(n, k).T[:, :, None, None]
-        inputs, gradients = self.inputs, self.gradients[0]
+        # In half precision, weights would be rounded as coarsely as what they are multiplied by.
+        inputs, several = at_least_float32(self.inputs), at_least_float32(self.gradients)
+        factors = weights.to(several.dtype).reshape(n, k).T[:, :, None, None]
+        gradients = several[0]
         if n == 1:
-            gradients = weighted_sum(weights, self.gradients)
+            gradients = weighted_sum(weights, several)
         elif k > 1:
-            gradients = (self.gradients * factors).sum(0)
+            gradients = (several * factors).sum(0)
         elif d < p:
             inputs = inputs * factors[0]
         else:
@@ -255,7 +258,9 @@ class Bias(Factors):
     ) -> None:
         super().__init__(parameter)
         one_position = gradients.shape[2] == 1
-        self._block = by_objective(gradients[:, :, 0] if one_position else gradients.sum(2))
+        dtype = accumulated_in(gradients)
+        sums = gradients[:, :, 0] if one_position else gradients.sum(2, dtype=dtype)
+        self._block = by_objective(sums)
         self._product = product if one_position and gradients.shape[1] > 1 else None
 
     def gramian(self) -> Float[Tensor, "m m"]:
@@ -269,14 +274,14 @@ class Bias(Factors):
         return weighted_sum(weights, self._block)
 
     def rows(self) -> Float[Tensor, "m p"]:
-        """The sums."""
+        """The gradients at the outputs, added over all positions."""
         return self._block
 
     def scale(self, factors: Float[Tensor, " m"]) -> None:
-        """The sums."""
+        """Scales the sums of the gradients at the outputs."""
         self._block = multiplied(self._block, factors)
         self._product = None  # whose rows may have other factors
 
     def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
-        """The sums."""
+        """Whether any of the rows has an entry other than zero."""
         return self._block[rows].any()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from jd_plugin_autogram.factors import Factors, Rows, by_objective
+from jd_plugin_autogram.factors import Factors, Rows, accumulated_in, by_objective
 from jd_plugin_autogram.layout import Layout
 
 
@@ -72,9 +72,10 @@ def sum_over_broadcast(
     """
     split = layout.split(gradient, 1)
     extra = split.ndim - 2 - len(shape)
-    sums = split.sum(tuple(range(2, 2 + extra))) if extra else split
+    wide = accumulated_in(split)
+    sums = split.sum(tuple(range(2, 2 + extra)), dtype=wide) if extra else split
     kept = tuple(d + 2 for d, size in enumerate(shape) if size == 1 and sums.shape[d + 2] != 1)
-    return by_objective(sums.sum(kept, keepdim=True) if kept else sums)
+    return by_objective(sums.sum(kept, keepdim=True, dtype=wide) if kept else sums)
 
 
 def broadcast_dims(shape: Sequence[int], output: Sequence[int]) -> tuple[int, ...]:

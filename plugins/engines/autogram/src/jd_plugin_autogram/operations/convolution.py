@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from jd_plugin_autogram.factors import Factors, Rows, by_objective
+from jd_plugin_autogram.factors import Factors, Rows, accumulated_in, by_objective
 from jd_plugin_autogram.factors.convolution import Convolved, Geometry
 from jd_plugin_autogram.layout import Layout
 from jd_plugin_autogram.operations.base import Operation, TensorUse
@@ -46,4 +46,4 @@ class Convolution(Operation):
 
 def _of_bias(target: Tensor, gradient: Tensor, layout: Layout, _: bool) -> Factors:
     split = layout.split(gradient, 1)
-    return Rows(target, by_objective(split.flatten(4).sum((2, 4))))
+    return Rows(target, by_objective(split.flatten(4).sum((2, 4), dtype=accumulated_in(split))))

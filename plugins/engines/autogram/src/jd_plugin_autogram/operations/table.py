@@ -26,7 +26,7 @@ _OURS: Final[tuple[Operation, ...]] = (
 
 
 @lru_cache(maxsize=1)
-def _operations() -> dict[str, Operation]:
+def operations() -> dict[str, Operation]:
     """Every rule by the node's name; an installed one goes before ours."""
     known = (*_OURS, *offered(GROUP, "Gramian operation"))
     return {node: operation for operation in known for node in operation.nodes}
@@ -37,4 +37,4 @@ def operation_for(node: str) -> Operation | None:
 
     :param node: The name of autograd's node.
     """
-    return _operations().get(node)
+    return operations().get(node)

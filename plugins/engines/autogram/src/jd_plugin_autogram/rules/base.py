@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdframework.errors import UnsupportedModelError
-
 from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout
 from jd_plugin_autogram.recording import Call
@@ -38,8 +36,6 @@ class Use:
     """Whether the layer was in training mode at the call."""
     nested: bool
     """Whether one output was computed from another, whose gradient then is whole."""
-    outputs: Sequence[Tensor] = ()
-    """What the call gave, if that is known and was not changed since."""
 
     @property
     def input(self) -> Tensor:
@@ -87,10 +83,6 @@ class Use:
         return split.reshape(*split.shape[:2], -1, *shape)
 
 
-class NotRepeatableError(UnsupportedModelError):
-    """A layer gave something else when it was run again."""
-
-
 class Rule:
     """How layers of some types contribute. Stateless; one instance serves all layers.
 
@@ -101,9 +93,6 @@ class Rule:
     """The layer types, not their subclasses."""
     parameters: ClassVar[frozenset[str] | None] = None
     """The names of the parameters that the rule knows; None if it takes them as they come."""
-    reruns: ClassVar[bool] = False
-    """Whether it may find, after the backward pass, that a call cannot be repeated, and raise
-    :class:`NotRepeatableError`."""
     cuts: ClassVar[bool] = False
     """Whether it knows that, where one output was computed from another, the gradient of the other
     is already whole."""
@@ -142,6 +131,16 @@ class Rule:
         :param layer: The layer.
         :param shape: The output's shape.
         :param k: How many losses there are.
+        """
+        return False
+
+    def joins(self, call: Call) -> bool:
+        """Whether calls may be taken for one on a longer batch.
+
+        Their arguments and outputs are put together along the first dimension, whose entries the
+        layer has to treat one by one.
+
+        :param call: One that the rule serves.
         """
         return False
 

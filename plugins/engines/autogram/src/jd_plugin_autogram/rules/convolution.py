@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jd_plugin_autogram.factors import Factors, Product, Rows, by_objective
+from jd_plugin_autogram.factors import Factors, Product, Rows, accumulated_in, by_objective
 from jd_plugin_autogram.factors.convolution import Convolved, Geometry
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
@@ -80,7 +80,7 @@ def _pixels(tensor: Tensor, use: Use, leading: int) -> Tensor:
 
 def _bias_rows(use: Use) -> Tensor:
     split = use.layout.split(use.gradient, 1)
-    return by_objective(split.flatten(4).sum((2, 4)))
+    return by_objective(split.flatten(4).sum((2, 4), dtype=accumulated_in(split)))
 
 
 def _sides(layer: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from jd_plugin_autogram.cost import tokens_are_cheaper
 from jd_plugin_autogram.factors import Factors, token_rows
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
@@ -31,6 +32,10 @@ class Embedding(Rule):
 
     def saves(self, layer: Any, shape: Sequence[int], k: int) -> bool:
         """Autograd's rows are those of all tokens."""
+        return tokens_are_cheaper(k, layer.weight.numel())
+
+    def joins(self, call: Call) -> bool:
+        """Tokens are looked up one by one."""
         return True
 
     def serves(self, call: Call) -> bool:

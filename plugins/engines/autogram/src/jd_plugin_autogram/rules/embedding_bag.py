@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from jd_plugin_autogram.cost import tokens_are_cheaper
 from jd_plugin_autogram.factors import Factors, scattered
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
@@ -33,7 +34,7 @@ class EmbeddingBag(Rule):
 
     def saves(self, layer: Any, shape: Sequence[int], k: int) -> bool:
         """Autograd's rows are those of all tokens."""
-        return True
+        return tokens_are_cheaper(k, layer.weight.numel())
 
     def serves(self, call: Call) -> bool:
         """Not the largest entries of a bag, nor counts over the whole batch."""

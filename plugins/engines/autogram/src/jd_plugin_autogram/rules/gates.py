@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jd_plugin_autogram.factors import Factors, Product, Rows, by_objective
+from jd_plugin_autogram.factors import Factors, Product, Rows, accumulated_in, by_objective
 from jd_plugin_autogram.layout import Layout
 from jd_plugin_autogram.rules.base import Use
 
@@ -117,7 +117,7 @@ def factors_of_gates(
         if tap.weight in names:
             factors.append(Product(names[tap.weight], a, b))
         if tap.bias in names:
-            factors.append(Rows(names[tap.bias], by_objective(b.sum(2))))
+            factors.append(Rows(names[tap.bias], by_objective(b.sum(2, dtype=accumulated_in(b)))))
     return factors
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jd_plugin_autogram.factors import by_objective
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
 
@@ -37,6 +38,11 @@ class LayerNorm(Rule):
     def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
         """All but those that are normalised."""
         return range(len(shape) - len(layer.normalized_shape))
+
+    def joins(self, call: Call) -> bool:
+        """Where the first dimension is not normalised."""
+        layer: Any = call.layer
+        return call.tensors[0].ndim > len(layer.normalized_shape)
 
 
 def _normalised(layer: Any, inputs: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from jd_plugin_autogram.cost import ghost_is_cheaper
 from jd_plugin_autogram.factors import Bias, Factors, Product
+from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.rules.base import Rule, Use
 
 
@@ -38,6 +39,10 @@ class Linear(Rule):
     def instance_dims(self, layer: Any, shape: Sequence[int]) -> Iterable[int]:
         """All but the features."""
         return range(len(shape) - 1)
+
+    def joins(self, call: Call) -> bool:
+        """Where there are positions."""
+        return call.tensors[0].ndim > 1
 
     def saves(self, layer: Any, shape: Sequence[int], k: int) -> bool:
         """Where the Gramian is found without the rows."""

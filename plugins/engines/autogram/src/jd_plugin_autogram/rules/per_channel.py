@@ -35,7 +35,7 @@ class PerChannel(Rule, ABC):
 
 
 def channel_sums(tensor: Float[Tensor, "k N C *positions"]) -> Float[Tensor, "k N C"]:
-    """The sums over all positions."""
+    """The entries of each image and channel, added over all positions."""
     return tensor.flatten(3).sum(3) if tensor.ndim > 3 else tensor
 
 

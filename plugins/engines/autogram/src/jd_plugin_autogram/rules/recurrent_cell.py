@@ -47,6 +47,10 @@ class Cell(Recurrent):
         layout = next(x for x in use.layouts if x is not None)
         return factors_of_gates(use, wanted, outputs, taps, layout)
 
+    def joins(self, call: Call) -> bool:
+        """A cell knows nothing of its other calls."""
+        return True
+
     def serves(self, call: Call) -> bool:
         """Not one vector alone."""
         given = call.args[0] if call.args else call.kwargs["input"]

@@ -13,7 +13,6 @@ from jd_plugin_autogram.rules.batch_norm import BatchNorm
 from jd_plugin_autogram.rules.convolution import Convolution
 from jd_plugin_autogram.rules.embedding import Embedding
 from jd_plugin_autogram.rules.embedding_bag import EmbeddingBag
-from jd_plugin_autogram.rules.generic import Generic
 from jd_plugin_autogram.rules.group_norm import GroupNorm
 from jd_plugin_autogram.rules.instance_norm import InstanceNorm
 from jd_plugin_autogram.rules.layer_norm import LayerNorm
@@ -36,7 +35,6 @@ _OURS: Final[tuple[Rule, ...]] = (
     Linear(),
     Recurrent(),
 )
-_GENERIC: Final = Generic()
 
 
 @lru_cache(maxsize=1)
@@ -46,5 +44,8 @@ def rules() -> dict[type[nn.Module], Rule]:
 
 
 def rule_for(layer: nn.Module) -> Rule:
-    """The rule of the layer's own type; the generic one where there is none."""
-    return rules().get(type(layer), _GENERIC)
+    """The rule of the layer's own type.
+
+    :param layer: One of a type that has a rule.
+    """
+    return rules()[type(layer)]
