@@ -27,6 +27,7 @@ def impartial_weights(gramian: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
     :return: ``[m]`` with sum one, zero for a zero row. All zero where no such weights exist: where
         the unit rows balance out, or the weights sum to zero. NaN where the Gramian is not finite.
 
+    >>> import torch
     >>> impartial_weights(torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
     tensor([0.6667, 0.3333])
     """

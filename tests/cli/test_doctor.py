@@ -99,7 +99,7 @@ def test_every_engine_is_checked_against_a_plain_backward_pass(jd: Command) -> N
 @pytest.mark.parametrize(
     ("code", "state", "reason", "status"),
     [
-        (WRONG_ENGINE, "wrong", "relative error 1.0e-03", 1),
+        (WRONG_ENGINE, "wrong", "relative error", 1),
         (RAISING_ENGINE, "broken", "ZeroDivisionError: nothing to divide by", 1),
         (REFUSING_ENGINE, "not checked", "the model is too small", 0),
     ],

@@ -130,12 +130,6 @@ class TestWhatAMethodGives:
             jd.Descent(network, NaNDirection(), engine=engine).backward(losses_of(network))
         assert grads_of(network) == [None] * 4
 
-    def test_no_hook_is_left_on_the_method(self, engine: str) -> None:
-        network, method = model(), NaNWeight()
-        descent = jd.Descent(network, method, engine=engine, on_nonfinite="skip")
-        assert descent.backward(losses_of(network)).skipped
-        assert not method._forward_hooks
-
 
 def test_a_derivative_of_a_scalarizer_is_named_with_the_objective() -> None:
     network = model()
