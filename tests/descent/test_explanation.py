@@ -323,3 +323,18 @@ def test_task_by_task_small_layers_are_left_to_the_rows_of_the_jacobian() -> Non
         assert step.engine == taken
         if model is small:
             assert "no layer's Gramian is cheaper here than the rows" in step.reason
+
+
+@pytest.mark.parametrize(("steps", "m", "taken"), [(60, 4, "autojac"), (60, 32, "autogram")])
+def test_a_small_layer_in_a_long_loop_is_left_to_the_rows_of_few_objectives(
+    steps: int, m: int, taken: str
+) -> None:
+    """Each call by itself costs something, and the rows of all objectives go back together."""
+    layer = nn.Linear(4, 4)
+    descent = jd.Descent(layer, "upgrad", batch_dim=0)
+    hidden = torch.randn(m, 4)
+    for _ in range(steps):
+        hidden = layer(hidden).tanh()
+    step = descent.backward(hidden.square().mean(1))
+    assert step.engine == taken
+    assert ("called 60 times" in step.reason) == (taken == "autojac")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from jdframework.linearization import Forecast
 
 from jd_plugin_autogram.objectives import Objectives
 from jd_plugin_autogram.plan import Plan
+
+_MANY: Final = 50
+"""From how many calls of a layer on a loop is taken for one."""
+_FEW: Final = 16
+"""Up to how many objectives a loop's rows take less time than its calls, each by itself."""
+_SMALL: Final = 2**14
+"""The largest parameter of a layer whose products take no time beside what goes with them."""
 
 
 def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
@@ -21,7 +30,9 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     held = rows + (outputs if groups == 1 else size)
     unit = "instance-wise" if objectives.n > 1 else "task-wise"
     if groups == 1:
-        return Forecast(f"{unit}, fused: {_passes(objectives, plan)}", held, _dearer(plan))
+        return Forecast(
+            f"{unit}, fused: {_passes(objectives, plan)}", held, _dearer(objectives, plan)
+        )
     return Forecast(
         f"{unit}, two passes: {_passes(objectives, plan)}, {groups} times, for a part of the "
         f"layers each time, and one more for the update",
@@ -29,11 +40,19 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     )
 
 
-def _dearer(plan: Plan) -> str:
+def _dearer(objectives: Objectives, plan: Plan) -> str:
     """Why rows of the Jacobian take less time; empty if they do not."""
-    if plan.contributions or not plan.fallback:
-        return ""
-    return "no layer's Gramian is cheaper here than the rows of its parameters"
+    if not plan.contributions:
+        return "no layer's Gramian is cheaper here than the rows of its parameters"
+    wanted = [p for contribution in plan.contributions for p in contribution.wanted]
+    distinct = {id(p): p.numel() for p in wanted}
+    calls = len(wanted) // len(distinct)
+    if objectives.m <= _FEW and calls >= _MANY and max(distinct.values()) <= _SMALL:
+        return (
+            f"small layers are called {calls} times each, and a call by itself takes longer than "
+            f"its part in the rows of {objectives.m} objectives"
+        )
+    return ""
 
 
 def _passes(objectives: Objectives, plan: Plan) -> str:
