@@ -64,7 +64,7 @@ def main(states: dict[str, str]) -> None:
         for state, python in states.items():
             print(f"{turn + 1} of {ROUNDS}: {state}", flush=True)
             done = subprocess.run(
-                [python, "-W", "ignore", "-c", PROGRAM],
+                [str(Path(python).absolute()), "-W", "ignore", "-c", PROGRAM],
                 check=True,
                 capture_output=True,
                 text=True,
