@@ -39,7 +39,7 @@ class Paper(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    """As printed."""
+    """The text as it is printed."""
     authors: str
     """All of them, separated by commas."""
     venue: str

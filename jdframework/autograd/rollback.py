@@ -45,7 +45,7 @@ class GradRollback(Rollback):
         ]
 
     def roll_back(self) -> None:
-        """Puts it back."""
+        """Puts every ``.grad`` back as it was."""
         for leaf, grad, copied in self._before:
             leaf.grad = grad if grad is None or copied is None else grad.copy_(copied)
 
@@ -114,7 +114,7 @@ class StateRollback(Rollback):
                 self._extra.append((owner, copy.deepcopy(owner.get_extra_state())))
 
     def roll_back(self) -> None:
-        """Puts it back."""
+        """Puts the method's state back as it was."""
         for owner, name, tensor, copied in self._before:
             if tensor is not None and copied is not None:
                 if tensor.shape == copied.shape:
@@ -139,6 +139,6 @@ class CallRollback(StateRollback):
         self._random = torch.get_rng_state()
 
     def roll_back(self) -> None:
-        """Puts both back."""
+        """Puts ``.grad`` and state back as they were."""
         super().roll_back()
         torch.set_rng_state(self._random)

@@ -33,7 +33,7 @@ class _CanonicalName:
         if self._found is None:
             kind = getattr(owner, "kind", None)
             offered = None if kind is None else name_of_class(kind, owner)
-            self._found = offered or made_up_name(owner)
+            self._found = offered or name_from_class(owner)
         return self._found
 
 
@@ -102,10 +102,10 @@ def _refusal(owner: Configured, name: str) -> str:
     return f"{cls}.{name} cannot be assigned: settings are fixed; make a new one, {made}"
 
 
-def made_up_name(cls: type) -> str:
+def name_from_class(cls: type) -> str:
     """What a class is called that no entry point names, until it is registered.
 
-    >>> made_up_name(type("InverseNorm", (), {}))
+    >>> name_from_class(type("InverseNorm", (), {}))
     'inverse-norm'
     """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()

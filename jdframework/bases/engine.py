@@ -60,7 +60,7 @@ class Engine(Configured, ABC):
     needs: frozenset[Need] = frozenset()
     """Nothing: an engine is what meets the needs of methods."""
     trainable: ClassVar[bool] = False
-    """Never."""
+    """A capability that no engine has."""
     claims: ClassVar[Mapping[str, Any]] = {}
     """As of a method: class attributes of its suite, as ``{"refuses": …}``."""
     capabilities: ClassVar[frozenset[str]]

@@ -21,7 +21,7 @@ class Step:
     skipped: bool
     """True if the step was left out because of a value that is not finite."""
     losses: Float[Tensor, " m"]
-    """Their values."""
+    """The values of the losses."""
     weights: Float[Tensor, " m"] | None
     """Their weights; of a scalarizer, its derivative with respect to each loss. None for an
     aggregator that is no weighted sum, and in a skipped step."""

@@ -41,7 +41,7 @@ class Features(tuple[Tensor, ...]):
         return f"{self.names[position]} of shape {list(self[position].shape)}"
 
     def chosen(self, positions: Iterable[int]) -> Features:
-        """Some of them."""
+        """The features at some positions."""
         return _named([(self.names[i], self[i]) for i in positions])
 
 

@@ -82,7 +82,7 @@ class Scaled(Wrapped):
         self._factor = factor
 
     def gramians(self) -> list[Float[Tensor, "m m"] | None]:
-        """Without the scale."""
+        """The same gradients without the loss scale."""
         found = self.inner.gramians()
         return [
             None if each is None else _divided(each, self._factor, of_gramian=True)

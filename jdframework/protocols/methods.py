@@ -67,7 +67,7 @@ class Scalarizer(Method, Protocol):
     """Maps the values of the losses to one scalar that can be differentiated."""
 
     def __call__(self, losses: Float[Tensor, "..."], /) -> Float[Tensor, ""]:
-        """The scalar."""
+        """The scalar that is minimised."""
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ class Stateful(Protocol):
     """A method that remembers earlier steps."""
 
     def reset(self) -> None:
-        """Forgets them."""
+        """Forgets what was remembered of earlier steps."""
 
 
 @runtime_checkable

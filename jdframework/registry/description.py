@@ -25,7 +25,7 @@ class Method:
     aliases: tuple[str, ...]
     """Other names that resolve to it, sorted."""
     summary: str
-    """One sentence."""
+    """What it does, in one sentence."""
     paper: Paper | None
     """Where it was published; None where it was not."""
     needs: frozenset[Need]

@@ -20,7 +20,7 @@ class _Published(TypedDict):
     name: str
     """The canonical name."""
     kind: Kind
-    """What it is."""
+    """Whether it is a weighting, an aggregator, a scalarizer or an engine."""
     distribution: str
     """What to ``pip install``."""
     summary: str

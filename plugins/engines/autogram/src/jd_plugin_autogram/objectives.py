@@ -135,12 +135,12 @@ class Instances(Objectives):
             yield [self._losses], [self._start(column, 1.0)]
 
     def singles(self) -> Iterator[_Pass]:
-        """One per loss."""
+        """One backward pass for each loss."""
         for index in self._indices.flatten():
             yield [self._losses], [self._start(index, 1.0)]
 
     def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
-        """All losses."""
+        """Starts from all losses, each times its weight."""
         values = cast(weights, self._losses)
         if self._dim == 0:
             return [self._losses], [values.reshape(self._losses.shape)]
@@ -222,11 +222,11 @@ class Tasks(Objectives):
                 yield [output], [start.reshape(output.shape)]
 
     def singles(self) -> Iterator[_Pass]:
-        """The same."""
+        """The same passes: each objective has one of its own."""
         return self.passes()
 
     def weighted(self, weights: Float[Tensor, " m"]) -> _Pass:
-        """All of them."""
+        """Starts from all objectives, each times its weight."""
         if self.starts is not None:
             return self.outputs, [
                 torch.tensordot(cast(weights, start), start, dims=1) for start in self.starts

@@ -33,7 +33,7 @@ class Part:
 
     @property
     def tensor(self) -> Tensor:
-        """The rows."""
+        """The part's rows, detached."""
         return self.parameter.detach()[self.start : self.stop]
 
     @property
@@ -55,7 +55,7 @@ class ParameterUse:
     """The node's output."""
     part: Part
     use: TensorUse
-    """How."""
+    """What the operation does with it."""
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class Separated:
     starts: tuple[tuple[int, ...], ...]
     """For each parameter that was looked at, the numbers of the nodes where the search began."""
     meetings: Remembered
-    """Where they meet."""
+    """Where each parameter meets the instances."""
     slow: tuple[str, ...]
     """The operations there that have no rule."""
     below: frozenset[int]

@@ -84,7 +84,7 @@ class Separation(Contribution):
         return False
 
     def dims(self, shape: tuple[int, ...]) -> Sequence[int]:
-        """Any."""
+        """Instances may lie along any dimension."""
         return range(len(shape))
 
     def factors(
@@ -193,8 +193,8 @@ class Separations:
     :param objectives: What is differentiated.
     :param dependencies: What they depend on.
     :param starts: By a parameter's identity, its place, or those of what was made of it.
-    :param taken: By a parameter's identity, the nodes where other uses of it are counted: they may
-        not lie on the way back.
+    :param counted: By a parameter's identity, the nodes where other uses of it are counted; none
+        may lie on the way back.
     """
 
     def __init__(
@@ -202,10 +202,10 @@ class Separations:
         objectives: Instances,
         dependencies: Dependencies,
         starts: Mapping[int, Sequence[Place]],
-        taken: Mapping[int, Set[Node]],
+        counted: Mapping[int, Set[Node]],
     ) -> None:
         self._objectives, self._dependencies = objectives, dependencies
-        self._starts, self._taken = starts, taken
+        self._starts, self._counted = starts, counted
         self._layouts: dict[Place, Layout | None] = {}
         self._uncertain: set[Place] = set()
         self._meets_zeros = False
@@ -246,7 +246,7 @@ class Separations:
                 again = []
                 for number in pending:
                     own = self._cut(left[number], depth, layout_for(number))
-                    new = _crossed(own or ())
+                    new = _counted_twice(own or ())
                     if new:
                         crossed[number] |= new
                         again.append(number)
@@ -254,8 +254,8 @@ class Separations:
                         self._found[number] = own
                 pending = again
             left = {i: places for i, places in left.items() if i not in self._found}
-        for number, taken in self._taken.items():
-            if not _below(m.shared for m in self._found.get(number, ())).isdisjoint(taken):
+        for number, nodes in self._counted.items():
+            if not _below(m.shared for m in self._found.get(number, ())).isdisjoint(nodes):
                 del self._found[number]
 
     def allowed(self) -> dict[tuple[Meeting, ...], list[int]]:
@@ -401,7 +401,7 @@ def slow_operations(meetings: Iterable[Meeting]) -> tuple[str, ...]:
     return tuple(sorted(name.rpartition("::")[2].partition("Backward")[0] for name in names))
 
 
-def _crossed(meetings: Sequence[Meeting]) -> set[Place]:
+def _counted_twice(meetings: Sequence[Meeting]) -> set[Place]:
     """The meetings' outputs that lie on the way back from other meetings: no cuts of all paths.
 
     What goes through one of them would be counted twice.

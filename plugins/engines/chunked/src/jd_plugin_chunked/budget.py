@@ -34,7 +34,7 @@ class Budget:
         self, memory: str | float | None, most_rows: int | None, device: torch.device
     ) -> None:
         self.size = setting_in_bytes(memory or _USUAL_SHARE, device)
-        """In bytes."""
+        """The budget in bytes."""
         self._given_rows = most_rows
         # On a CPU, batching gains nothing for models so large that their Jacobian does not fit.
         self._most_rows = most_rows or (1 if device.type == "cpu" else _MOST_ROWS)

@@ -61,7 +61,7 @@ class Rows(Factors):
         self._block = block
 
     def gramian(self) -> Float[Tensor, "m m"]:
-        """One product."""
+        """One product of the rows with themselves."""
         return rows_gramian(self._block)
 
     def gradient(self, weights: Float[Tensor, " m"]) -> Tensor:

@@ -48,7 +48,7 @@ class Tied(Factors):
         self._looked_up.scale(factors)
 
     def reaches(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, ""]:
-        """Either."""
+        """Whether either part reaches one of the rows."""
         return self._product.reaches(rows) | self._looked_up.reaches(rows)
 
 

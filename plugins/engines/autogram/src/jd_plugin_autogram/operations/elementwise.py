@@ -101,7 +101,7 @@ class Expansion(Operation):
     nodes: ClassVar[tuple[str, ...]] = ("ExpandBackward0",)
 
     def use(self, node: Any, position: int, shape: Sequence[int]) -> TensorUse | None:
-        """Sums."""
+        """The sums over what it was broadcast to."""
         return _use(node, shape)
 
 
@@ -111,7 +111,7 @@ class Repetition(Operation):
     nodes: ClassVar[tuple[str, ...]] = ("RepeatBackward0",)
 
     def use(self, node: Any, position: int, shape: Sequence[int]) -> TensorUse | None:
-        """Sums; not of what is tiled."""
+        """The sums over the repetitions; none where it is tiled."""
         repeats = node._saved_repeats
         sizes = [1] * (len(repeats) - len(shape)) + list(shape)
         tiled = any(size > 1 and r > 1 for size, r in zip(sizes, repeats, strict=True))
