@@ -110,8 +110,8 @@ def _measured(name: str, mode: str, *, quick: bool) -> Mapping[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind in _KINDS[:3] if quick else _KINDS:
-            run = _Run(case, mode, kind, n)
             try:
+                run = _Run(case, mode, kind, n)
                 run()
                 run()
             except Exception as error:
