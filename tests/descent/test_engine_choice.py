@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -222,3 +223,19 @@ def test_an_engine_that_is_blocked_is_not_said_to_be_missing(
     step = jd.Descent(model, "upgrad").backward(losses_of(model))
     assert step.engine == "autojac"
     assert "not installed" not in step.reason
+
+
+def test_losses_picked_by_a_mask_fall_back_alone_and_are_spoken_of_once() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(6, 4)
+    descent = jd.Descent(model, "upgrad", batch_dim=0)
+    mask = torch.tensor([True, False, True, True, False, True])
+    served = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for chosen in (mask, None, mask, None, mask.flip(0)):
+            losses = model(x).square().mean(1)
+            step = descent.backward(losses if chosen is None else losses[chosen])
+            served.append(step.engine)
+    assert served == ["autojac", "autogram", "autojac", "autogram", "autojac"]
+    (said,) = [str(each.message) for each in caught]
+    assert "torch.where(mask, losses, 0)" in said

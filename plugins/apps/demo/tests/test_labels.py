@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jdframework.testing.strategies import REPEATABLE
+
 from jd_plugin_demo.labels import spread
 
 HEIGHTS = st.lists(st.floats(-0.2, 1.2), min_size=1, max_size=8)
 
 
+@REPEATABLE
 @given(HEIGHTS)
 def test_no_two_labels_touch_and_all_stay_inside(heights: list[float]) -> None:
     placed = sorted(spread(heights, gap=0.1, low=0.0, high=1.0))
@@ -21,6 +24,7 @@ def test_no_two_labels_touch_and_all_stay_inside(heights: list[float]) -> None:
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(placed))
 
 
+@REPEATABLE
 @given(HEIGHTS)
 def test_labels_keep_the_order_of_their_curves(heights: list[float]) -> None:
     placed = spread(heights, gap=0.1, low=0.0, high=1.0)

@@ -1099,18 +1099,3 @@ def test_losses_in_another_order_are_not_taken_for_some_of_them() -> None:
     with pytest.raises(jd.UnsupportedModelError, match="order changes") as caught:
         Autogram(model, batch_dim=0).compute_gramian(one(model(x)).flip(0))
     assert "torch.where" not in str(caught.value)
-
-
-def test_losses_picked_by_a_mask_fall_back_alone_and_are_spoken_of_once() -> None:
-    model, x = mlp(), batch(6, 4)
-    descent = jd.Descent(model, "upgrad", batch_dim=0)
-    served = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for mask in (MASK, None, MASK, None, MASK.flip(0)):
-            losses = one(model(x))
-            step = descent.backward(losses if mask is None else losses[mask])
-            served.append(step.engine)
-    assert served == ["autojac", "autogram", "autojac", "autogram", "autojac"]
-    (said,) = [str(each.message) for each in caught]
-    assert "torch.where(mask, losses, 0)" in said
