@@ -46,13 +46,13 @@ def main() -> None:
     with progress(len(cases)) as advance:
         for m, kind, name in cases:
             advance(f"{name}, {kind}, {m}")
-            rows.append({"method": name, "J": kind, "m": m, **_apart(name, kind, m, given.dtype)})
+            rows.append({"method": name, "J": kind, "m": m, **_in_own_process(name, kind, m, given.dtype)})
             write(script, given, rows)  # so that what was measured is kept
     show("The weights of many objectives", [{k: _text(v) for k, v in row.items()} for row in rows])
     print(f"wrote {write(script, given, rows)}")
 
 
-def _apart(name: str, kind: str, m: int, dtype: str) -> Mapping[str, Any]:
+def _in_own_process(name: str, kind: str, m: int, dtype: str) -> Mapping[str, Any]:
     """In a process of its own, which is given up after a while."""
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     future = pool.submit(_measured, name, kind, m, dtype)

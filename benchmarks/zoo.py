@@ -69,7 +69,7 @@ def main() -> None:
     with progress(len(wanted)) as advance:
         for name, mode in wanted:
             advance(f"{name}, {mode}")
-            rows.append(_apart(name, mode, quick=given.quick))
+            rows.append(_in_own_process(name, mode, quick=given.quick))
     if rows:
         show("A step on other people's models, in ordinary steps", [_text(row) for row in rows])
         print(_summary(rows))
@@ -80,7 +80,7 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
     pass
 
 
-def _apart(name: str, mode: str, *, quick: bool) -> Mapping[str, Any]:
+def _in_own_process(name: str, mode: str, *, quick: bool) -> Mapping[str, Any]:
     """One case in a process of its own, which may crash or hang."""
     command = [sys.executable, __file__, "--one", name, mode, *(["--quick"] if quick else [])]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -266,8 +266,8 @@ class Engine(Configured, ABC):
         expected = sum(float(as_reals(g).double().square().sum()) for g in found if g is not None)
         claimed = float(u.double() @ gramian.double() @ u.double())
         # Of which the rounding errors are a share, where the gradients cancel in Jᵀu.
-        apart = float(u.double().square() @ gramian.double().diagonal())
-        scale = max(expected, apart, torch.finfo(torch.float64).tiny)
+        separate = float(u.double().square() @ gramian.double().diagonal())
+        scale = max(expected, separate, torch.finfo(torch.float64).tiny)
         return abs(claimed - expected) / scale
 
     def close(self) -> None:
