@@ -46,7 +46,9 @@ def main() -> None:
     with progress(len(cases)) as advance:
         for m, kind, name in cases:
             advance(f"{name}, {kind}, {m}")
-            rows.append({"method": name, "J": kind, "m": m, **_in_own_process(name, kind, m, given.dtype)})
+            rows.append(
+                {"method": name, "J": kind, "m": m, **_in_own_process(name, kind, m, given.dtype)}
+            )
             write(script, given, rows)  # so that what was measured is kept
     show("The weights of many objectives", [{k: _text(v) for k, v in row.items()} for row in rows])
     print(f"wrote {write(script, given, rows)}")

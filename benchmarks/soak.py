@@ -221,7 +221,7 @@ def distance(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     flat, other = dict(_leaves(first)), dict(_leaves(second))
     if flat.keys() != other.keys():
         return math.inf
-    return max((_apart(flat[path], other[path]) for path in flat), default=0.0)
+    return max((_difference(flat[path], other[path]) for path in flat), default=0.0)
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -232,7 +232,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def _apart(first: Any, second: Any) -> float:
+def _difference(first: Any, second: Any) -> float:
     if not isinstance(first, Tensor):
         return 0.0 if first == second else math.inf
     if first.dtype != second.dtype or first.shape != second.shape:
