@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from jdframework import hooks
 from jdframework.autograd.leaf_hooks import without_leaf_hooks
@@ -15,7 +17,7 @@ from jdframework.autograd.sparse import dense
 
 
 def batched_gradients(
-    outputs: Sequence[Tensor],
+    outputs: Sequence[Tensor | GradientEdge],
     inputs: Sequence[Tensor],
     starts: Sequence[Float[Tensor, "m *output"]],
     retain_graph: bool,
@@ -30,8 +32,10 @@ def batched_gradients(
     """
 
     def product(*start: Tensor) -> tuple[Tensor, ...]:
+        # torch's own annotation has no sequences of both
+        ends: Any = outputs
         found = torch.autograd.grad(
-            outputs,
+            ends,
             inputs,
             start,
             retain_graph=retain_graph,

@@ -338,3 +338,31 @@ def test_a_small_layer_in_a_long_loop_is_left_to_the_rows_of_few_objectives(
     step = descent.backward(hidden.square().mean(1))
     assert step.engine == taken
     assert ("called 60 times" in step.reason) == (taken == "autojac")
+
+
+class Transformed(nn.Module):
+    """All of its parameters are transformed before they meet the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.matrix = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale.exp()) @ self.matrix.sin()
+
+
+def test_a_model_without_layers_is_not_left_to_the_rows() -> None:
+    model = Transformed()
+    descent = jd.Descent(model, "upgrad", batch_dim=0)
+    step = descent.backward(model(torch.randn(12, 6)).square().mean(1))
+    assert step.engine == "autogram"
+
+
+def test_a_small_layer_on_many_positions_in_a_long_loop_is_not_left_to_the_rows() -> None:
+    """As in a cellular automaton, whose passes are dear, and its layers small."""
+    layer = nn.Linear(4, 4)
+    descent = jd.Descent(layer, "upgrad", batch_dim=0)
+    hidden = torch.randn(4, 2000, 4)
+    for _ in range(60):
+        hidden = layer(hidden).tanh()
+    assert descent.backward(hidden.square().mean((1, 2))).engine == "autogram"

@@ -1094,6 +1094,20 @@ def test_losses_that_were_stacked_one_by_one_are_served() -> None:
     assert_served(model, losses)
 
 
+def test_losses_that_mix_are_not_taken_for_some_of_them_because_features_were_cut() -> None:
+    model, x = mlp(), batch(4, 9)[:, :4]
+    layer = nn.Linear(4, 9).to(F64)
+    both = nn.Sequential(layer, model)
+
+    def losses() -> Tensor:
+        output = model(layer(x)[:, :4])
+        return one(output - output.mean(0))
+
+    with pytest.raises(jd.UnsupportedModelError, match="does not fall apart") as caught:
+        Autogram(both, batch_dim=0).compute_gramian(losses())
+    assert "torch.where" not in str(caught.value)
+
+
 def test_losses_in_another_order_are_not_taken_for_some_of_them() -> None:
     model, x = mlp(), batch(6, 4)
     with pytest.raises(jd.UnsupportedModelError, match="order changes") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from jd_plugin_autogram import Autogram
+from jd_plugin_autogram import Autogram, meetings
 from jd_plugin_autogram.contributions import Contribution
+from jd_plugin_autogram.meetings import Meeting, Separation
 from jd_plugin_autogram.operations import Operation, TensorUse, operation_for
 from jd_plugin_autogram.operations.elementwise import Multiplication
 from jd_plugin_autogram.operations.table import operations
-from jd_plugin_autogram.separation import Meeting, Separation
 
 from .truth import F64, Ramp, assert_served, grid, one, reference, several
 
@@ -305,7 +306,7 @@ def test_an_installed_distribution_adds_a_rule_for_an_operation(
         "[jdframework.gramian_operations]\nproducts = its_operations:It\n"
     )
     module = ModuleType("its_operations")
-    module.It = None if broken else Products  # type: ignore[attr-defined]
+    module.It = None if broken else Products
     monkeypatch.setitem(sys.modules, "its_operations", module)
     monkeypatch.syspath_prepend(tmp_path)
     operations.cache_clear()
@@ -328,11 +329,11 @@ def test_what_is_zero_at_first_is_looked_at_again() -> None:
     torch.manual_seed(0)
     model = With(lambda m, x: x + (x + m.p0.exp()) * m.p1.tanh(), (6,), ()).to(F64)
     with torch.no_grad():
-        model.p1.zero_()  # type: ignore[union-attr]
+        model.p1.zero_()
     engine = Autogram(model, batch_dim=0)
     for value in (0.0, 0.0, 0.5, 1.0):
         with torch.no_grad():
-            model.p1.fill_(value)  # type: ignore[operator]
+            model.p1.fill_(value)
         losses = one(model(torch.randn(N, 4, 6, dtype=F64)))
         expected = reference(losses, engine.parameters)
         torch.testing.assert_close(engine.compute_gramian(losses), expected)
@@ -361,11 +362,60 @@ def test_losses_that_mix_through_a_large_tensor_keep_their_passes(
     assert lost is model.p0
 
 
+def test_a_retained_gradient_is_alive_after_rows_have_gone_by_together() -> None:
+    torch.manual_seed(0)
+    model = With(retaining, (6,)).to(F64)
+    engine = Autogram(model, batch_dim=0, verify_first=False)
+    for _ in range(3):
+        losses = one(model(torch.randn(9, 4, 6, dtype=F64)))
+        expected = reference(losses, engine.parameters)
+        model.factor.grad = None
+        torch.testing.assert_close(engine.compute_gramian(losses), expected)
+        assert model.factor.grad is None or bool(model.factor.grad.isfinite().all())
+
+
+def retaining(m: Any, x: Tensor) -> Tensor:
+    m.factor = m.p0.exp()
+    m.factor.retain_grad()
+    return x * m.factor
+
+
+def test_rows_go_one_by_one_where_a_hook_looks_at_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = With(hooked, (6,)).to(F64)
+    engine = Autogram(model, batch_dim=0)
+    tried, batched = [], meetings.batched_gradients
+    monkeypatch.setattr(
+        meetings, "batched_gradients", lambda *a, **k: (tried.append(1), batched(*a, **k))[1]
+    )
+    for _ in range(3):
+        losses = one(model(torch.randn(9, 4, 6, dtype=F64)))
+        expected = reference(losses, engine.parameters)
+        torch.testing.assert_close(engine.compute_gramian(losses), expected)
+    assert len(tried) == 1, "what failed once is not tried again on such a graph"
+
+
+def hooked(m: Any, x: Tensor) -> Tensor:
+    factor = m.p0.exp()
+    factor.register_hook(lambda gradient: gradient if float(gradient.sum()) < 1e9 else None)
+    return x * factor
+
+
+def test_nobody_is_told_of_what_vmap_does_within() -> None:
+    """Such a warning is about an operation that the user has never asked to be batched."""
+    torch.manual_seed(0)
+    weights = torch.tensor([0, 2, 1, 1])
+    model = With(lambda m, x: x + torch.take(m.p0.exp(), weights).unsqueeze(1), (4,)).to(F64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_served(model, lambda: one(model(torch.ones(9, 4, 6, dtype=F64))))
+
+
 def test_hooks_on_the_parameter_run_once_on_the_update() -> None:
     torch.manual_seed(0)
     model, x = CASES["a factor that is an exponential"]().to(F64), torch.randn(9, 4, 6, dtype=F64)
     seen: list[torch.Size] = []
-    model.p0.register_hook(lambda gradient: seen.append(gradient.shape))  # type: ignore[union-attr]
+    model.p0.register_hook(lambda gradient: seen.append(gradient.shape))
     Autogram(model, batch_dim=0).backward(one(model(x)), Ramp())
     assert seen == [(6,)]
 
@@ -408,3 +458,12 @@ def test_the_forecast_knows_what_takes_a_pass_for_each_objective(
     engine.backward(one(model(x)), Ramp())
     mode = engine.linearize([one(model(x))]).forecast().mode
     assert mode.endswith(f"all {N} objectives, and one for each because of 1 parameters")
+
+
+def test_the_forecast_counts_the_rows_of_what_is_cut_off() -> None:
+    torch.manual_seed(0)
+    model = With(lambda m, x: x.detach() * m.p0.exp(), (6,)).to(F64)
+    losses = one(model(torch.randn(N, 4, 6, dtype=F64)))
+    found = Autogram(model, batch_dim=0).linearize([losses]).forecast()
+    assert found.memory == N * 6 * 8
+    assert not found.dearer

@@ -14,7 +14,8 @@ _MANY: Final = 50
 _FEW: Final = 16
 """Up to how many objectives a loop's rows take less time than its calls, each by itself."""
 _SMALL: Final = 2**14
-"""The largest parameter of a layer whose products take no time beside what goes with them."""
+"""The largest parameter of a layer whose products take no time beside what goes with them, and how
+many bytes its output has at most."""
 
 
 def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
@@ -26,7 +27,7 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
     """
     groups = len(plan.groups(objectives.k, size))
     outputs = objectives.k * sum(contribution.size for contribution in plan.contributions)
-    rows = objectives.m * sum(p.numel() * p.dtype.itemsize for p in plan.fallback)
+    rows = objectives.m * sum(p.numel() * p.dtype.itemsize for p in (*plan.fallback, *plan.cut_off))
     held = rows + (outputs if groups == 1 else size)
     unit = "instance-wise" if objectives.n > 1 else "task-wise"
     if groups == 1:
@@ -43,11 +44,14 @@ def forecast_of(objectives: Objectives, plan: Plan, size: int) -> Forecast:
 def _dearer(objectives: Objectives, plan: Plan) -> str:
     """Why rows of the Jacobian take less time; empty if they do not."""
     if not plan.contributions:
+        if plan.cut_off or not plan.fallback:
+            return ""
         return "no layer's Gramian is cheaper here than the rows of its parameters"
     wanted = [p for contribution in plan.contributions for p in contribution.wanted]
     distinct = {id(p): p.numel() for p in wanted}
     calls = len(wanted) // len(distinct)
-    if objectives.m <= _FEW and calls >= _MANY and max(distinct.values()) <= _SMALL:
+    largest = max(*distinct.values(), *(contribution.size for contribution in plan.contributions))
+    if objectives.m <= _FEW and calls >= _MANY and largest <= _SMALL:
         return (
             f"small layers are called {calls} times each, and a call by itself takes longer than "
             f"its part in the rows of {objectives.m} objectives"
@@ -56,7 +60,7 @@ def _dearer(objectives: Objectives, plan: Plan) -> str:
 
 
 def _passes(objectives: Objectives, plan: Plan) -> str:
-    if objectives.n == 1 or not plan.contributions:
+    if objectives.n == 1 or not (plan.contributions or plan.cut_off):
         return f"a backward pass for each of {objectives.m} objectives"
     passes = "one backward pass" if objectives.k == 1 else f"{objectives.k} backward passes"
     found = f"{passes} for all {objectives.m} objectives"

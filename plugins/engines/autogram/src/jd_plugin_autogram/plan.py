@@ -20,11 +20,12 @@ from jd_plugin_autogram.contributions import (
 )
 from jd_plugin_autogram.dependencies import Dependencies
 from jd_plugin_autogram.layout import Layout, agrees, candidates
+from jd_plugin_autogram.meetings import Separation, slow_operations
 from jd_plugin_autogram.objectives import Instances, Objectives
-from jd_plugin_autogram.probe_cache import ProbeCache, Where
+from jd_plugin_autogram.probe_cache import ProbeCache, Separated, Where
 from jd_plugin_autogram.recording import Call
 from jd_plugin_autogram.selection import selection
-from jd_plugin_autogram.separation import Separation, Separations, slow_operations
+from jd_plugin_autogram.separation import Separations
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Plan:
     """What batches have in common whose instances lie alike; None if it is this one's alone."""
     slow: tuple[str, ...] = ()
     """The operations that are differentiated an instance at a time."""
+    cut_off: Sequence[nn.Parameter] = ()
+    """In a sketch: parameters whose rows are found where instances separate."""
 
     def groups(self, passes: int, size: int) -> list[list[int]]:
         """The contributions, in groups whose gradients fit into memory; one, if all of them do.
@@ -97,40 +100,49 @@ def _plan_of_instances(
     nodes = [node for number, node in pairs if before is None or number not in before.below]
     axis_key = batch_axis_key(nodes, objectives.n)
     layouts = _layouts(objectives, contributions, dependencies, cache, axis_key)
-    pairs_of_layouts = list(zip(contributions, layouts, strict=True))
-    kept = [(use, [x for x in own if x is not None]) for use, own in pairs_of_layouts]
-    kept = [(use, own) for use, own in kept if len(own) == len(use.edges)]
-    lost = [use for use, own in pairs_of_layouts if None in own]
+    uses = list(zip(contributions, layouts, strict=True))
+    lost = [use for use, own in uses if None in own]
+    kept = [(use, [x for x in own if x is not None]) for use, own in uses if None not in own]
     loose = _fallback(dependencies.unrecognised, parameters)
     starts = {number: [place_of(p)] for number, p in loose.items() if number not in fallback}
     for use in lost:
         loose |= {id(p): p for p in use.wanted}
         for p in use.wanted:
             starts.setdefault(id(p), []).extend(use.places)
-    separations: list[Separation] = []
-    if starts:
-        search = Separations(
-            objectives, dependencies, starts, _counted([use for use, _ in kept], starts)
-        )
-        if before is None or not search.recall(before):
-            search.search()
-            found = search.to_remember(cache.searched(dependencies.names))
-            if found is not None:
-                cache.remember_separated(dependencies.names, found)
-        for meetings, numbers in search.allowed().items():
-            separations.append(Separation(meetings, [loose.pop(i) for i in numbers]))
-        fallback |= loose
+    counted = _counted([use for use, _ in kept], starts)
+    search = Separations(objectives, dependencies, starts, counted)
+    separations = _separations(search, before, loose, dependencies, cache) if starts else []
+    separated = {id(p) for separation in separations for p in separation.wanted}
+    fallback |= {number: p for number, p in loose.items() if number not in separated}
     if contributions and not kept and not (separations and all(s.of_shared for s in separations)):
         _refuse_mixed(lost, dependencies.nodes, objectives.n)
-    left = _without([use for use, _ in kept], fallback)
-    places = [own for use, own in kept if use.wanted]
     return Plan(
-        [*left, *separations],
-        [*places, *(separation.layouts for separation in separations)],
+        [*_without([use for use, _ in kept], fallback), *separations],
+        [own for use, own in kept if use.wanted] + [found.layouts for found in separations],
         list(fallback.values()),
         axis_key,
-        slow_operations(m for separation in separations for m in separation.meetings),
+        slow_operations(meeting for found in separations for meeting in found.meetings),
     )
+
+
+def _separations(
+    search: Separations,
+    before: Separated | None,
+    loose: Mapping[int, nn.Parameter],
+    dependencies: Dependencies,
+    cache: ProbeCache,
+) -> list[Separation]:
+    """What cuts parameters off, as it was on the last such graph, or by a new search."""
+    names = dependencies.names
+    if before is None or not search.recall(before):
+        search.search()
+        found = search.to_remember(cache.searched(names))
+        if found is not None:
+            cache.remember_separated(names, found)
+    return [
+        Separation(meetings, [loose[i] for i in numbers], names, cache)
+        for meetings, numbers in search.allowed().items()
+    ]
 
 
 def _counted(contributions: Sequence[Contribution], wanted: Container[int]) -> dict[int, set[Node]]:
@@ -194,14 +206,17 @@ def sketch_plan(
     """
     contributions, fallback = _divided(objectives, dependencies, parameters)
     slow: tuple[str, ...] = ()
+    cut_off: list[nn.Parameter] = []
     if objectives.n > 1:
         loose = list(_fallback(dependencies.unrecognised, parameters).items())
         known = cache.separated(dependencies.names)
         slow = () if known is None else known.slow
-        for place, (number, _) in enumerate(loose):
+        for place, (number, p) in enumerate(loose):
             if known is None or known.meetings[place] is not None:
                 fallback.pop(number, None)
-    return Plan(_without(contributions, fallback), [], list(fallback.values()), slow=slow)
+                cut_off.append(p)
+    left = _without(contributions, fallback)
+    return Plan(left, [], list(fallback.values()), slow=slow, cut_off=cut_off)
 
 
 def _divided(

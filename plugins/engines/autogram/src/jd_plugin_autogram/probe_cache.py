@@ -41,6 +41,7 @@ class ProbeCache:
         self._sizes: dict[Hashable, int] = {}
         self._separated: dict[Hashable, Separated] = {}
         self._searches: dict[Hashable, int] = {}
+        self._batching: dict[Hashable, bool] = {}
 
     def __reduce__(self) -> tuple[type[ProbeCache], tuple[()]]:
         """A copy has seen nothing."""
@@ -69,6 +70,15 @@ class ProbeCache:
         self._searches[names] = self._searches.get(names, 0) + 1
         _forget_oldest(self._searches)
         return self._searches[names]
+
+    def batches(self, kind: Hashable) -> bool | None:
+        """Whether rows go through transformations of parameters together; None if not yet tried."""
+        return self._batching.get(kind)
+
+    def remember_batching(self, kind: Hashable, *, possible: bool) -> None:
+        """For :meth:`batches`."""
+        self._batching[kind] = possible
+        _forget_oldest(self._batching)
 
     def is_trusted(self, kind: Hashable) -> bool:
         """Whether this step needs no check of its Gramian.

@@ -8,11 +8,11 @@ from typing import Final
 from torch.autograd.graph import Node
 
 _PICKING: Final = ("Index", "MaskedSelect", "Gather", "Take", "Topk", "Sort", "Slice", "Narrow")
-"""How the names of operations begin that take some entries, or all in another order."""
+"""How the names of operations begin that take some entries."""
 
 
 def selection(nodes: Iterable[Node], n: int) -> Node | None:
-    """The first operation after which there are ``n`` instances, and before which there were more.
+    """The first operation that leaves ``n`` of more instances, along the first dimension.
 
     :param nodes: Those of the graph, from the losses on.
     :param n: How many instances the losses have.
@@ -29,4 +29,4 @@ def _picks(node: Node, n: int) -> bool:
     after = tuple(node._input_metadata[0].shape)
     if not node.name().startswith(_PICKING) or len(after) == 0:
         return False
-    return n in after and (n not in before or max(before) > n) and before != after
+    return len(before) > 0 and after[0] == n < before[0]

@@ -2,31 +2,23 @@
 
 A parameter may be transformed before it meets the data: an exponential, a table that is indexed, a
 small network that makes a weight. Up to there the gradient is that of all instances together; from
-the *meeting* on, each instance has its own share of it. The shares of a meeting's output give a row
-per objective of what came in, and the transformation's own derivative takes these rows to the
-parameter. That is exact wherever the paths are cut, as long as every path is.
+the *meeting* on, each instance has its own share of it. Rows that are found at meetings are exact
+wherever these cut the paths from a parameter to the losses, as long as every path is cut once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from jdframework.autograd.graph import Place, gradients, stacked
-from jdframework.autograd.leaf_hooks import without_leaf_hooks
-from jdframework.autograd.sparse import dense
+from jdframework.autograd.graph import Place
 
-from jd_plugin_autogram.contributions import Contribution
 from jd_plugin_autogram.dependencies import Dependencies
-from jd_plugin_autogram.factors import Factors, Rows
 from jd_plugin_autogram.layout import Layout, agrees, candidates
+from jd_plugin_autogram.meetings import Meeting, shape_of, slow_operations
 from jd_plugin_autogram.objectives import Instances
 from jd_plugin_autogram.operations import TensorUse, operation_for
 from jd_plugin_autogram.probe_cache import Record, Separated
@@ -34,157 +26,10 @@ from jd_plugin_autogram.recording import Call
 
 _DEPTHS: Final = (4, 16, 64)
 """How many operations away from the parameters meetings are looked for, round by round."""
-_BATCHED: Final = 8
-"""From how many rows on they go through a transformation together."""
 _PATIENCE: Final = 3
 """How many times meetings are looked for on a kind of graph while gradients are zero."""
 _LARGEST: Final = 2**27
 """How many numbers the rows of shared tensors may be, at most."""
-
-
-@dataclass(frozen=True, eq=False)
-class Meeting:
-    """A place where what instances share meets what they do not."""
-
-    output: GradientEdge
-    layout: Layout
-    shared: Place
-    """Where the shared tensor that comes in stands in the graph."""
-    use: TensorUse | None
-    """The operation's rule for it, where there is one."""
-
-
-class Separation(Contribution):
-    """All meetings of some parameters, and the way from there to the parameters.
-
-    :param meetings: They cut every path that is to be counted.
-    :param wanted: The parameters.
-    """
-
-    def __init__(self, meetings: Sequence[Meeting], wanted: Sequence[nn.Parameter]) -> None:
-        super().__init__([meeting.output for meeting in meetings], wanted)
-        self.meetings = meetings
-        self.layouts = [meeting.layout for meeting in meetings]
-
-    @property
-    def of_shared(self) -> bool:
-        """Whether all that comes in is smaller than what goes out, as what instances share is."""
-        return all(
-            math.prod(_shape(m.shared)) < math.prod(shape)
-            for m, shape in zip(self.meetings, self.shapes, strict=True)
-        )
-
-    @property
-    def needs_graph(self) -> bool:
-        """Whether the graph is needed once more after the backward pass: for the way back."""
-        return True
-
-    def saves(self, k: int) -> bool:
-        """Never: autograd's own rows take the same passes."""
-        return False
-
-    def dims(self, shape: tuple[int, ...]) -> Sequence[int]:
-        """Instances may lie along any dimension."""
-        return range(len(shape))
-
-    def factors(
-        self, gradients: Sequence[Tensor | None], layouts: Sequence[Layout]
-    ) -> list[Factors]:
-        """The rows of what came in, taken to the parameters."""
-        leaves = {id(p): p for p in self.wanted}
-        found: list[Factors] = []
-        rows: dict[Place, Tensor] = {}
-        for meeting, gradient, layout in zip(self.meetings, gradients, layouts, strict=True):
-            if gradient is None:
-                continue
-            place = meeting.shared
-            if meeting.use is None:
-                block = _one_by_one(meeting, gradient, layout)
-            else:
-                leaf = leaves.get(id(getattr(place[0], "variable", None)))
-                if leaf is not None:
-                    found.append(meeting.use.make(leaf, gradient, layout, False))
-                    continue
-                block = meeting.use.make(_like(place, gradient), gradient, layout, False).rows()
-            rows[place] = rows[place] + block if place in rows else block
-        return [*found, *_taken_back(rows, self.wanted)]
-
-
-def _like(place: Place, gradient: Tensor) -> Tensor:
-    """Something of the shape of the tensor at a place; it holds no numbers."""
-    return torch.empty(_shape(place), dtype=gradient.dtype, device="meta")
-
-
-def _one_by_one(
-    meeting: Meeting, gradient: Float[Tensor, "k *shape"], layout: Layout
-) -> Float[Tensor, "m *shape"]:
-    """The rows of what came in, by the operation's own derivative, an instance at a time."""
-    node: Any = meeting.output.node
-    positions = [i for i, child in enumerate(node.next_functions) if child == meeting.shared]
-    given: list[Tensor | None] = [None] * len(node._input_metadata)
-    alone = given[meeting.output.output_nr] = torch.zeros_like(gradient[0])
-    shape = _shape(meeting.shared)
-    rows = gradient.new_zeros((layout.n * len(gradient), *shape))
-    # Not by torch.autograd.grad, which would go on to other ways from what came in to here.
-    derivative = node if callable(node) else node.apply
-    for i in range(layout.n):
-        for a, share in enumerate(gradient):
-            layout.split(alone)[i].copy_(layout.split(share)[i])
-            found = derivative(*given)
-            found = found if isinstance(found, tuple) else (found,)
-            for position in positions:
-                if found[position] is not None:  # autograd would reduce it where it is broadcast
-                    rows[i * len(gradient) + a] += dense(found[position]).sum_to_size(shape)
-        layout.split(alone)[i].zero_()
-    return rows
-
-
-def _shape(place: Place) -> tuple[int, ...]:
-    return tuple(place[0]._input_metadata[place[1]].shape)
-
-
-def _taken_back(
-    rows: dict[Place, Float[Tensor, "m *shape"]], wanted: Sequence[nn.Parameter]
-) -> list[Factors]:
-    """The rows of parameters, given those of what was made of them."""
-    direct = [
-        (p, rows.pop(place))
-        for p in wanted
-        for place in [*rows]
-        if getattr(place[0], "variable", None) is p
-    ]
-    found: list[Factors] = [Rows(p, block) for p, block in direct]
-    if not rows:
-        return found
-    edges = [GradientEdge(*place) for place in rows]
-    blocks = [block.to(place[0]._input_metadata[place[1]].dtype) for place, block in rows.items()]
-    reached = _vector_jacobian_products(edges, blocks, wanted)
-    pairs = zip(wanted, reached, strict=True)
-    return [*found, *(Rows(p, block) for p, block in pairs if block is not None)]
-
-
-def _vector_jacobian_products(
-    edges: Sequence[GradientEdge], blocks: Sequence[Tensor], wanted: Sequence[nn.Parameter]
-) -> list[Tensor | None]:
-    """``[m, *shape]`` per parameter; together, where that is possible and pays."""
-    m = len(blocks[0])
-    if m >= _BATCHED:
-        try:
-            with without_leaf_hooks(wanted):
-                return list(
-                    torch.autograd.grad(
-                        edges,
-                        wanted,
-                        blocks,
-                        retain_graph=True,
-                        allow_unused=True,
-                        is_grads_batched=True,
-                    )
-                )
-        except (RuntimeError, NotImplementedError):
-            pass  # an operation that torch.vmap does not know
-    found = [gradients(edges, wanted, [block[row] for block in blocks], True) for row in range(m)]
-    return [stacked(column) for column in zip(*found, strict=True)]
 
 
 class Separations:
@@ -266,7 +111,7 @@ class Separations:
         found: dict[tuple[Meeting, ...], list[int]] = {}
         for number, own in self._found.items():
             shared = {m.shared for m in own}
-            if self._objectives.m * sum(math.prod(_shape(place)) for place in shared) <= _LARGEST:
+            if self._objectives.m * sum(math.prod(shape_of(place)) for place in shared) <= _LARGEST:
                 found.setdefault(tuple(own), []).append(number)
         return found
 
@@ -299,7 +144,7 @@ class Separations:
     def _record(self, meeting: Meeting, numbers: Mapping[Node, int]) -> Record:
         node, output = meeting.output.node, meeting.output.output_nr
         dim, minor = meeting.layout.dim, meeting.layout.minor
-        several = _shape((node, output))[dim] > self._objectives.n
+        several = shape_of((node, output))[dim] > self._objectives.n
         return numbers[node], output, dim, minor if several else None
 
     def _layouts_of(self, records: Iterable[Record]) -> dict[Place, Layout] | None:
@@ -308,7 +153,7 @@ class Separations:
         found = {}
         for number, output, dim, minor in records:
             place = self._dependencies.numbered[number], output
-            size = _shape(place)[dim]
+            size = shape_of(place)[dim]
             if size % n or (minor is None and size > n):
                 return None
             found[place] = Layout(n, dim, bool(minor) and size > n)
@@ -344,7 +189,7 @@ class Separations:
             self._layouts[place] = None
             if gradient is None or other is None:
                 continue
-            shape = _shape(place)
+            shape = shape_of(place)
             options = [
                 layout
                 for layout in candidates(shape, n, range(len(shape)))
@@ -395,12 +240,6 @@ class Separations:
         return known
 
 
-def slow_operations(meetings: Iterable[Meeting]) -> tuple[str, ...]:
-    """The operations without a rule, whose own derivative is taken an instance at a time."""
-    names = {m.output.node.name() for m in meetings if m.use is None}
-    return tuple(sorted(name.rpartition("::")[2].partition("Backward")[0] for name in names))
-
-
 def _counted_twice(meetings: Sequence[Meeting]) -> set[Place]:
     """The meetings' outputs that lie on the way back from other meetings: no cuts of all paths.
 
@@ -435,4 +274,4 @@ def _use(output: Place, place: Place) -> TensorUse | None:
     positions = [i for i, child in enumerate(node.next_functions) if child == place]
     if operation is None or len(positions) != 1 or output != (node, 0):
         return None
-    return operation.use(node, positions[0], _shape(place))
+    return operation.use(node, positions[0], shape_of(place))
