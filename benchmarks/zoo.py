@@ -114,7 +114,7 @@ def _measured(name: str, mode: str, *, quick: bool) -> Mapping[str, Any]:
                 run = _Run(case, mode, kind, n)
                 run()
                 run()
-            except Exception as error:
+            except Exception as error:  # whatever a library or a peer raises is a cell of the table
                 if kind in {"ordinary", "auto"}:
                     raise
                 row[f"{kind} failed"] = f"{type(error).__name__}: {error}"[:200]

@@ -8,7 +8,7 @@ memory that it would hold, against what is free on the device; and last its cost
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from torch import Tensor, nn
@@ -196,21 +196,35 @@ class AutomaticEngine:
         names = [cls.name for cls in self._remaining]
         start = names.index(engine.name) + 1 if engine.name in names else 0
         first: Engine | None = None
-        for cls in self._remaining[start:]:
+        for other, fits in self._others(self._remaining[start:], given, features):
+            if fits:
+                return other
+            first = first or other
+        if first is None:
+            raise self._none_left()
+        return first
+
+    def _forming_rows(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine | None:
+        """The next engine that forms the Jacobian and has room for it; None if there is none."""
+        forming = [cls for cls in self._remaining if "jacobian" in cls.capabilities]
+        others = self._others(forming, given, features)
+        return next((other for other, fits in others if fits), None)
+
+    def _others(
+        self, classes: Sequence[Any], given: Objectives, features: Sequence[Tensor] | None
+    ) -> Iterator[tuple[Engine, bool]]:
+        """The engines of some classes that do not refuse the losses, and whether each has room."""
+        for cls in classes:
             made = self._fallbacks.get(cls.name) or self._made(cls)
             if made is None:
                 continue
             self._fallbacks[cls.name] = made
             try:
-                if self._excess(made, given, features) is None:
-                    return made
+                fits = self._excess(made, given, features) is None
             except UnsupportedModelError as refusal:
                 self._pass_over(cls.name, refusal.reason)
-                continue
-            first = first or made
-        if first is None:
-            raise self._none_left()
-        return first
+            else:
+                yield made, fits
 
     def _none_left(self) -> UnsupportedModelError:
         """Each engine's reason on a line of its own; one that several have is said once."""
@@ -259,22 +273,6 @@ class AutomaticEngine:
         self._reason = (
             f"{self._reason_for(self.engine)}; it {excess}; no other installed engine takes less"
         )
-
-    def _forming_rows(self, given: Objectives, features: Sequence[Tensor] | None) -> Engine | None:
-        """The next engine that forms the Jacobian and has room for it; None if there is none."""
-        for cls in self._remaining:
-            if "jacobian" not in cls.capabilities:
-                continue
-            made = self._fallbacks.get(cls.name) or self._made(cls)
-            if made is None:
-                continue
-            self._fallbacks[cls.name] = made
-            try:
-                if self._excess(made, given, features) is None:
-                    return made
-            except UnsupportedModelError as refusal:
-                self._pass_over(cls.name, refusal.reason)
-        return None
 
     def _excess(
         self, engine: Engine, given: Objectives, features: Sequence[Tensor] | None

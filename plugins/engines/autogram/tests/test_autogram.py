@@ -7,7 +7,6 @@ import gc
 import io
 import math
 import pickle
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from jd_plugin_autogram.factors import Product
 from jd_plugin_autogram.layout import Layout, candidates
 from jd_plugin_autogram.rules import Rule, Use, by_objective, rules
 
-from .truth import F64, Ramp, assert_served, one, reference, several
+from .truth import F64, Ramp, assert_served, install, one, reference, several
 
 
 class TestContract(EngineSuite):
@@ -250,16 +249,9 @@ class ScaleRule(Rule):
 def test_an_installed_distribution_adds_a_rule_for_its_own_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metadata = tmp_path / "third_party-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[jdframework.gramian_rules]\nscale = its_rules:It\n"
-    )
     module = ModuleType("its_rules")
-    module.It = ScaleRule  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "its_rules", module)
-    monkeypatch.syspath_prepend(tmp_path)
+    module.It = ScaleRule
+    install(tmp_path, monkeypatch, "jdframework.gramian_rules", module)
     rules.cache_clear()
     try:
         model = nn.Sequential(Scale(4), nn.Tanh(), nn.Linear(4, 3)).to(F64)
@@ -283,16 +275,10 @@ def test_a_rule_with_neither_rows_nor_pieces_is_refused_where_it_is_written() ->
 def test_a_broken_rule_of_a_third_party_is_named_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metadata = tmp_path / "third_party-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[jdframework.gramian_rules]\nscale = no_such_module:It\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, monkeypatch, "jdframework.gramian_rules", ModuleType("has_no_such_class"))
     rules.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="'scale' of third-party cannot be loaded"):
+        with pytest.warns(UserWarning, match="'theirs' of third-party cannot be loaded"):
             assert nn.Linear in rules()
         model = nn.Linear(4, 3).to(F64)
         x = torch.randn(5, 4, dtype=F64)

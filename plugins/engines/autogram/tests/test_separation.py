@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from jd_plugin_autogram.operations import Operation, TensorUse, operation_for
 from jd_plugin_autogram.operations.elementwise import Multiplication
 from jd_plugin_autogram.operations.table import operations
 
-from .truth import F64, Ramp, assert_served, grid, one, reference, several
+from .truth import F64, Ramp, assert_served, grid, install, one, reference, several
 
 N: Final = 5
 """Instances; 4 positions of 6 features each."""
@@ -299,22 +298,15 @@ class Products(Operation):
 def test_an_installed_distribution_adds_a_rule_for_an_operation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
 ) -> None:
-    metadata = tmp_path / "third_party-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[jdframework.gramian_operations]\nproducts = its_operations:It\n"
-    )
     module = ModuleType("its_operations")
     module.It = None if broken else Products
-    monkeypatch.setitem(sys.modules, "its_operations", module)
-    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, monkeypatch, "jdframework.gramian_operations", module)
     operations.cache_clear()
     torch.manual_seed(0)
     model, x = CASES["a factor that is an exponential"]().to(F64), torch.randn(N, 4, 6, dtype=F64)
     try:
         if broken:
-            with pytest.warns(UserWarning, match="'products' of third-party cannot be loaded"):
+            with pytest.warns(UserWarning, match="'theirs' of third-party cannot be loaded"):
                 assert isinstance(operation_for("MulBackward0"), Multiplication)
         else:
             assert_served(model, lambda: one(model(x)))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +87,16 @@ def layouts(gradients: Sequence[Tensor | None]) -> list[torch.layout | None]:
 
 def joined(tensors: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([tensor.to_dense().flatten() for tensor in tensors if tensor is not None])
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, group: str, module: ModuleType) -> None:
+    """A distribution ``third-party``, which offers ``It`` of a module in a group as ``theirs``."""
+    metadata = folder / "third_party-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\ntheirs = {module.__name__}:It\n")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(folder)
 
 
 def one(output: Tensor) -> Tensor:
